@@ -1,0 +1,159 @@
+"""Where the mesh is and who we are in it. One frozen value, read from the environment once, at the door.
+
+Every variable begins with MESH_ and stands in docs/settings.md. Tracing keeps OpenTelemetry's own OTEL_* names.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from mesh.errors import InvalidName, SettingsError
+from mesh.instance import Endpoint, check_instance_id
+
+
+_LOCAL_ETCD = (Endpoint("127.0.0.1", 2379),)
+
+
+@dataclass(frozen=True, slots=True)
+class TLSFiles:
+    """PEM files of one party: the authority it trusts, and its own certificate and key. Read again when they change."""
+
+    ca: Path
+    cert: Path | None = None
+    key: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Where the mesh is and who we are in it. Durations in seconds.
+
+    etcd: members' addresses, tried in turn.
+    etcd_user, etcd_password: where etcd asks for them; never shown by repr.
+    tls: files for every connection to and from instances and the control plane; None is plain text.
+    etcd_tls: files for etcd; None is plain text.
+    prefix: where the mesh lives in etcd.
+    listen: address to bind; port 0 lets the system choose.
+    advertise: address told to others; by default the one bound.
+    ttl: of the registration's lease.
+    drain: longest time that calls in flight are waited for when leaving.
+    metrics: address of the Prometheus page, or None for none.
+    networks: CIDR blocks that instances may be in; others are ignored and counted. Empty: any.
+    """
+
+    etcd: tuple[Endpoint, ...] = _LOCAL_ETCD
+    etcd_user: str = ""
+    etcd_password: str = ""
+    tls: TLSFiles | None = None
+    etcd_tls: TLSFiles | None = None
+    prefix: str = "mesh"
+    listen: str = "127.0.0.1:0"
+    advertise: str = ""
+    instance_id: str = ""
+    zone: str = ""
+    version: str = ""
+    weight: int = 1
+    ttl: float = 10.0
+    drain: float = 10.0
+    reflection: bool = True
+    metrics: str = ""
+    networks: tuple[str, ...] = ()
+    log_level: str = "INFO"
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None, **overrides: Any) -> Self:
+        """Read MESH_* variables, `overrides` winning; raise SettingsError in one sentence that names the variable."""
+        read = _Reader(os.environ if env is None else env)
+        values: dict[str, Any] = {
+            "etcd": read.endpoints("MESH_ETCD", _LOCAL_ETCD),
+            "etcd_user": read.text("MESH_ETCD_USER"),
+            "etcd_password": read.secret("MESH_ETCD_PASSWORD"),
+            "tls": read.tls("MESH_TLS"),
+            "etcd_tls": read.tls("MESH_ETCD_TLS"),
+            "prefix": read.text("MESH_PREFIX", "mesh").strip("/"),
+            "listen": read.text("MESH_LISTEN", "127.0.0.1:0"),
+            "advertise": read.text("MESH_ADVERTISE"),
+            "instance_id": read.text("MESH_INSTANCE_ID"),
+            "zone": read.text("MESH_ZONE"),
+            "version": read.text("MESH_VERSION"),
+            "weight": int(read.number("MESH_WEIGHT", 1, low=1, high=1000)),
+            "ttl": read.number("MESH_TTL", 10.0, low=2.0, high=600.0),
+            "drain": read.number("MESH_DRAIN", 10.0, low=0.0, high=3600.0),
+            "reflection": read.switch("MESH_REFLECTION", True),
+            "metrics": read.text("MESH_METRICS"),
+            "networks": tuple(read.networks("MESH_NETWORKS")),
+            "log_level": read.text("MESH_LOG_LEVEL", "INFO").upper(),
+        } | overrides
+        if values["instance_id"]:
+            check_instance_id(values["instance_id"])
+        return cls(**values)
+
+    def __repr__(self) -> str:
+        return f"Settings(etcd={','.join(map(str, self.etcd))}, prefix={self.prefix!r}, listen={self.listen!r})"
+
+
+class _Reader:
+    """Reads one variable at a time and says in one sentence what is wrong with it."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env = env
+
+    def text(self, name: str, default: str = "") -> str:
+        return self._env.get(name, "").strip() or default
+
+    def secret(self, name: str) -> str:
+        file = self.text(f"{name}_FILE")
+        if not file:
+            return self._env.get(name, "")
+        try:
+            return Path(file).read_text().rstrip("\n")
+        except OSError as e:
+            raise SettingsError(f"{name}_FILE: cannot read {file}: {e.strerror}") from e
+
+    def number(self, name: str, default: float, *, low: float, high: float) -> float:
+        text = self.text(name)
+        if not text:
+            return default
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise SettingsError(f"{name} is {text!r}: write a number from {low:g} to {high:g}")
+        return value
+
+    def switch(self, name: str, default: bool) -> bool:
+        text = self.text(name).lower()
+        if text not in ("", "1", "0", "true", "false", "yes", "no", "on", "off"):
+            raise SettingsError(f"{name} is {text!r}: write true or false")
+        return default if not text else text in ("1", "true", "yes", "on")
+
+    def endpoints(self, name: str, default: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+        text = self.text(name)
+        try:
+            return tuple(Endpoint.parse(part.strip()) for part in text.split(",")) if text else default
+        except InvalidName as e:
+            raise SettingsError(f"{name}: {e}") from e
+
+    def networks(self, name: str) -> Iterator[str]:
+        for part in self.text(name).replace(",", " ").split():
+            try:
+                yield str(ipaddress.ip_network(part))
+            except ValueError as e:
+                raise SettingsError(f"{name}: {part!r} is no network: write e.g. 10.0.0.0/8") from e
+
+    def tls(self, name: str) -> TLSFiles | None:
+        ca, cert, key = (self.text(f"{name}_{part}") for part in ("CA", "CERT", "KEY"))
+        if not (ca or cert or key):
+            return None
+        if not ca or bool(cert) != bool(key):
+            raise SettingsError(f"{name}_CA, {name}_CERT and {name}_KEY go together: name all three, or the CA alone")
+        files = TLSFiles(Path(ca), Path(cert) if cert else None, Path(key) if key else None)
+        for file in (files.ca, files.cert, files.key):
+            if file is not None and not os.access(file, os.R_OK):
+                raise SettingsError(f"{name}: cannot read {file}: check the path and its permissions")
+        return files

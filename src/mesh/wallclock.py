@@ -1,0 +1,22 @@
+"""The real clock and the real dice. The one file that may import `time` and `random`."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+
+class WallClock:
+    """The machine's time."""
+
+    monotonic = staticmethod(time.monotonic)
+    time = staticmethod(time.time)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait on the running loop."""
+        await asyncio.sleep(seconds)
+
+
+CLOCK = WallClock()
+DICE = random.Random()  # noqa: S311  jitter and balancing, never secrets
