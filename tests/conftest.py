@@ -1,0 +1,23 @@
+"""Fixtures of the whole suite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from support.etcd import Etcd
+
+
+@pytest.fixture(scope="session")
+def _session_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+    with Etcd(tmp_path_factory.mktemp("etcd")) as member:
+        yield member
+
+
+@pytest.fixture
+def etcd(_session_etcd: Etcd) -> Etcd:
+    """A running etcd, one per pytest worker. Use a key prefix of your own; a test that breaks etcd starts its own."""
+    if not _session_etcd.running:
+        _session_etcd.start()
+    return _session_etcd
