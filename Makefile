@@ -1,25 +1,29 @@
 # Everything a developer types. `make help` lists it.
-VENV ?= .venv
-PY   := $(VENV)/bin/python
-BIN  := $(VENV)/bin
-PROTOS := $(shell find proto -name '*.proto' | sort)
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+TOOLS  := .tools/bin
+GRPCURL := github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .DEFAULT_GOAL := help
-.PHONY: help up install install-dev gen gen-check proto-lint lint types floors check test clean
+.PHONY: help up install install-dev gen gen-check proto-lint proto-baseline lint types floors check tools test clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{sub(/:.*/, "", $$1); printf "  %-15s %s\n", $$1, $$2}'
 
 $(VENV)/.made:
-	python3 -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo 'Python 3.11 or later is needed: name one, e.g. `make PYTHON=python3.11 $(MAKECMDGOALS)`.' >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
 $(VENV)/.local: $(VENV)/.made pyproject.toml
-	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[local,otel]'
+	@echo 'Installing into $(VENV) …' && $(PIP) -e '.[local,otel]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.made pyproject.toml
-	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	@touch $@ $(VENV)/.local
+	@echo 'Installing into $(VENV) …' && $(PIP) -e '.[dev]'
+	@touch $(VENV)/.local $@
 
 install: $(VENV)/.local  ## Make a venv with what `mesh up` needs
 install-dev: $(VENV)/.dev  ## Make a venv with everything
@@ -31,5 +35,39 @@ gen: $(VENV)/.dev  ## Write generated/ from proto/
 	@.ci/gen $(BIN) generated
 
 gen-check: $(VENV)/.dev  ## Fail if generated/ is not what proto/ gives
-	@rm -rf .gen-check && .ci/gen $(BIN) .gen-check && diff -r -x __pycache__ generated .gen-check \
-	  && rm -rf .gen-check || { rm -rf .gen-check; echo 'generated/ differs from proto/: run `make gen` and commit the result.' >&2; exit 1; }
+	@trap 'rm -rf .gen-check' EXIT; .ci/gen $(BIN) .gen-check && diff -rq -x __pycache__ generated .gen-check \
+	  || { echo 'generated/ differs from proto/: run `make gen` and commit the result.' >&2; exit 1; }
+
+# Both read descriptor sets, so neither needs a network. What was released is proto/baseline.binpb.
+proto-lint: gen-check  ## Check the contracts' style, and that they break nobody who has the released ones
+	@$(BIN)/buf lint generated/descriptors.binpb --config buf.yaml
+	@$(BIN)/buf breaking generated/descriptors.binpb --against proto/baseline.binpb --config buf.yaml
+
+proto-baseline: gen-check  ## Make the present contracts the released ones (part of a release)
+	@cp generated/descriptors.binpb proto/baseline.binpb
+
+lint: $(VENV)/.dev  ## Check style and form
+	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet . \
+	  || { echo 'Try `$(BIN)/ruff check --fix . && $(BIN)/ruff format .`' >&2; exit 1; }
+
+types: $(VENV)/.dev  ## Check the types, ours and those that users see
+	@$(BIN)/mypy -p mesh -p usersvc && $(BIN)/mypy tests/typing
+
+floors: $(VENV)/.dev  ## Check that each floor imports only from those below it
+	@$(BIN)/lint-imports
+
+check: lint types floors gen-check proto-lint  ## All that can be checked without running it
+
+tools: $(TOOLS)/grpcurl  ## Build grpcurl, if Go is here
+
+$(TOOLS)/grpcurl:
+	@if command -v go >/dev/null; then echo 'Building grpcurl …'; GOBIN='$(CURDIR)/$(TOOLS)' go install $(GRPCURL); \
+	  else echo 'No Go here: the tests with grpcurl will be skipped.'; fi
+
+# One worker drives the stack while the other runs the small tests; those that measure time have the machine to themselves.
+test: $(VENV)/.dev tools  ## Run every test; ARGS="-k name" and the like are passed on
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+clean:  ## Remove what the other targets made
+	rm -rf $(VENV) .tools .mesh .gen-check dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from support.alone import pytest_configure, pytest_runtest_protocol
 from support.etcd import Etcd
+
+__all__ = ["etcd", "pytest_configure", "pytest_runtest_protocol"]  # hooks are found by their names
 
 
 @pytest.fixture(scope="session")
