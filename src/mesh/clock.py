@@ -1,4 +1,4 @@
-"""Time and chance as ports. Decisions take `now` and draws as arguments; loops ask the `Clock` and `Dice` they were given.
+"""Time and chance as ports. Decisions take `now` and draws as arguments; loops have a `Clock` and `Dice` given.
 
 The real ones are in `mesh.wallclock`; tests and the simulation bring their own.
 """

@@ -31,6 +31,10 @@ class RecordError(MeshError, ValueError):
     """A registration that cannot be read; it is skipped and counted, never fatal."""
 
 
+class ContractError(MeshError, ValueError):
+    """A contract or a policy that cannot be used; the text says which part and why."""
+
+
 class StoreError(MeshError):
     """The store of registrations did not do what was asked."""
 

@@ -15,7 +15,6 @@ from typing import Any, Self
 from mesh.errors import InvalidName, SettingsError
 from mesh.instance import Endpoint, check_instance_id
 
-
 _LOCAL_ETCD = (Endpoint("127.0.0.1", 2379),)
 
 

@@ -1,0 +1,134 @@
+"""Policies: how the calls of each method are treated, read from its contract.
+
+Layers, the later one winning field by field: defaults (`mesh.policy`), the service's option, the method's option, the
+operator's override from the store. `idempotent` and `has_request_id` come from the contract alone: no operator can make
+a method safe to repeat.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import grpc
+from google.protobuf import duration_pb2, json_format
+from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor_pb2 import MethodOptions, ServiceOptions
+from google.protobuf.descriptor_pool import DescriptorPool
+
+from grpcmesh.v1 import policy_pb2
+from mesh.contract.descriptors import find_service, pool_of
+from mesh.errors import ContractError
+from mesh.policy import DEFAULT_POLICY, BreakerPolicy, MethodPolicy, RetryPolicy
+
+# gRFC A6: more than five attempts count as five.
+MAX_ATTEMPTS = 5
+_MAX_TIMEOUT = 24 * 3600.0
+
+_STATUS_CODES = frozenset(code.name for code in grpc.StatusCode) - {"OK"}
+
+
+def policies_of(
+    service: str, override: policy_pb2.Policy | None = None, pool: DescriptorPool | None = None
+) -> dict[str, MethodPolicy]:
+    """Return the policy of each method by its path; empty where the service's stubs are not imported.
+
+    Raises ContractError if a policy asks for something that makes no sense.
+    """
+    found = find_service(service, pool)
+    if found is None:
+        return {}
+    return {f"/{service}/{m.name}": _policy_of(found, m, override) for m in found.methods}
+
+
+def policies_of_set(
+    contract: bytes, service: str, override: policy_pb2.Policy | None = None
+) -> dict[str, MethodPolicy]:
+    """Return the same from a descriptor set, for a process that has no stubs of the service."""
+    return policies_of(service, override, pool_of(contract))
+
+
+def read_override(text: bytes) -> policy_pb2.Policy:
+    """Parse an operator's override, protobuf JSON; raise ContractError in one sentence if it is none."""
+    try:
+        return json_format.Parse(text, policy_pb2.Policy())
+    except (json_format.ParseError, UnicodeDecodeError) as e:
+        raise ContractError(f"this is no policy: {e}") from e
+
+
+def merge(policy: MethodPolicy, layer: policy_pb2.Policy) -> MethodPolicy:
+    """Return `policy` with every field that `layer` sets; raise ContractError where a value makes no sense."""
+    if layer.HasField("timeout"):
+        policy = replace(policy, timeout=_seconds(layer.timeout, "timeout", low=0.001, high=_MAX_TIMEOUT))
+    if layer.HasField("retry"):
+        policy = replace(policy, retry=_merge_retry(policy.retry, layer.retry))
+    if layer.HasField("breaker"):
+        policy = replace(policy, breaker=_merge_breaker(policy.breaker, layer.breaker))
+    return policy
+
+
+def _policy_of(
+    service: ServiceDescriptor, method: MethodDescriptor, override: policy_pb2.Policy | None
+) -> MethodPolicy:
+    level = MethodOptions.FromString(method.GetOptions().SerializeToString()).idempotency_level
+    request_id = method.input_type.fields_by_name.get("request_id")
+    policy = replace(
+        DEFAULT_POLICY,
+        idempotent=level in (MethodOptions.IDEMPOTENT, MethodOptions.NO_SIDE_EFFECTS),
+        has_request_id=request_id is not None and request_id.type == FieldDescriptor.TYPE_STRING,
+    )
+    for layer in (*_options(service, method), override):
+        if layer is not None:
+            policy = merge(policy, layer)
+    return policy
+
+
+def _options(service: ServiceDescriptor, method: MethodDescriptor) -> list[policy_pb2.Policy]:
+    # A pool of its own knows the options as unknown fields; a trip over the wire makes them ours.
+    of_service = ServiceOptions.FromString(service.GetOptions().SerializeToString())
+    of_method = MethodOptions.FromString(method.GetOptions().SerializeToString())
+    found = []
+    if of_service.HasExtension(policy_pb2.service):
+        found.append(of_service.Extensions[policy_pb2.service])
+    if of_method.HasExtension(policy_pb2.method):
+        found.append(of_method.Extensions[policy_pb2.method])
+    return found
+
+
+def _merge_retry(retry: RetryPolicy, layer: policy_pb2.RetryPolicy) -> RetryPolicy:
+    changes: dict[str, object] = {}
+    if layer.HasField("max_attempts"):
+        changes["max_attempts"] = min(max(layer.max_attempts, 1), MAX_ATTEMPTS)
+    if layer.HasField("initial_backoff"):
+        changes["initial_backoff"] = _seconds(layer.initial_backoff, "initial_backoff", low=0.001, high=60)
+    if layer.HasField("max_backoff"):
+        changes["max_backoff"] = _seconds(layer.max_backoff, "max_backoff", low=0.001, high=600)
+    if layer.HasField("backoff_multiplier"):
+        changes["backoff_multiplier"] = _within(layer.backoff_multiplier, "backoff_multiplier", 1, 100)
+    if layer.retryable_status_codes:
+        unknown = sorted(set(layer.retryable_status_codes) - _STATUS_CODES)
+        if unknown:
+            raise ContractError(f"retryable_status_codes: {unknown[0]!r} is no gRPC status code")
+        changes["codes"] = frozenset(layer.retryable_status_codes)
+    return replace(retry, **changes)  # type: ignore[arg-type]  # each value has its field's type by construction
+
+
+def _merge_breaker(breaker: BreakerPolicy, layer: policy_pb2.BreakerPolicy) -> BreakerPolicy:
+    changes: dict[str, object] = {}
+    if layer.HasField("failure_rate"):
+        changes["failure_rate"] = _within(layer.failure_rate, "failure_rate", 0.01, 1)
+    for name in ("window", "minimum_calls", "consecutive_failures", "half_open_permits"):
+        if layer.HasField(name):
+            changes[name] = int(_within(getattr(layer, name), name, 1, 100_000))
+    if layer.HasField("open_for"):
+        changes["open_for"] = _seconds(layer.open_for, "open_for", low=0.01, high=3600)
+    return replace(breaker, **changes)  # type: ignore[arg-type]  # each value has its field's type by construction
+
+
+def _seconds(value: duration_pb2.Duration, name: str, *, low: float, high: float) -> float:
+    return _within(value.seconds + value.nanos / 1e9, name, low, high)
+
+
+def _within(value: float, name: str, low: float, high: float) -> float:
+    if not low <= value <= high:
+        raise ContractError(f"{name} is {value:g}: write a value from {low:g} to {high:g}")
+    return value

@@ -1,0 +1,81 @@
+"""Policies: layers win in their order, safety comes from the contract alone, nonsense is refused."""
+
+import pytest
+from grpcmesh.v1 import policy_pb2
+from users.v1 import users_pb2_grpc  # noqa: F401  links the contract
+
+from mesh.contract import descriptors, policies
+from mesh.errors import ContractError
+
+USERS = "users.v1.UserService"
+GET, CREATE, WATCH = (f"/{USERS}/{m}" for m in ("GetUser", "CreateUser", "WatchUsers"))
+
+
+def override(text: bytes) -> policy_pb2.Policy:
+    return policies.read_override(text)
+
+
+def test_idempotency_and_request_ids_are_read_from_the_contract():
+    found = policies.policies_of(USERS)
+    assert found[GET].idempotent and not found[GET].has_request_id
+    assert found[CREATE].has_request_id and not found[CREATE].idempotent
+
+
+def test_the_methods_option_wins_over_the_services():
+    found = policies.policies_of(USERS)
+    assert (found[GET].timeout, found[WATCH].timeout) == (5.0, 3600.0)
+
+
+def test_an_override_wins_over_both_and_leaves_the_rest():
+    found = policies.policies_of(USERS, override(b'{"timeout": "1.5s", "retry": {"maxAttempts": 2}}'))
+    assert found[WATCH].timeout == 1.5
+    assert found[GET].retry.max_attempts == 2
+    assert found[GET].retry.codes == {"UNAVAILABLE"}
+
+
+def test_no_override_makes_a_method_safe_to_repeat():
+    assert not policies.policies_of(USERS, override(b'{"retry": {"maxAttempts": 5}}'))[CREATE].idempotent
+
+
+def test_more_than_five_attempts_count_as_five():
+    assert policies.policies_of(USERS, override(b'{"retry": {"maxAttempts": 9}}'))[GET].retry.max_attempts == 5
+
+
+def test_a_descriptor_set_says_the_same_as_linked_stubs():
+    contract = descriptors.descriptor_set([USERS])
+    assert policies.policies_of_set(contract, USERS) == policies.policies_of(USERS)
+
+
+def test_a_service_that_nobody_linked_has_no_policies():
+    assert policies.policies_of("nobody.v1.Unknown") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"{", "no policy"),
+        (b'{"timeot": "1s"}', "no policy"),
+        (b"\xff", "no policy"),
+    ],
+)
+def test_an_override_that_cannot_be_read_is_refused(text, words):
+    with pytest.raises(ContractError, match=words):
+        policies.read_override(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"timeout": "0s"}',
+        b'{"retry": {"retryableStatusCodes": ["OK"]}}',
+        b'{"retry": {"backoffMultiplier": 0.5}}',
+        b'{"retry": {"initialBackoff": "-1s"}}',
+        b'{"retry": {"backoffMultiplier": "NaN"}}',
+        b'{"breaker": {"failureRate": 2}}',
+        b'{"breaker": {"window": 0}}',
+        b'{"breaker": {"openFor": "0s"}}',
+    ],
+)
+def test_a_value_without_sense_is_refused_with_its_field(text):
+    with pytest.raises(ContractError):
+        policies.policies_of(USERS, override(text))
