@@ -3,10 +3,10 @@
 import pytest
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2
-from users.v1 import users_pb2_grpc  # noqa: F401  links the contract
 
 from mesh.contract import descriptors
 from mesh.errors import ContractError
+from users.v1 import users_pb2_grpc  # noqa: F401  links the contract
 
 USERS = "users.v1.UserService"
 

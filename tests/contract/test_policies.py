@@ -1,11 +1,11 @@
 """Policies: layers win in their order, safety comes from the contract alone, nonsense is refused."""
 
 import pytest
-from grpcmesh.v1 import policy_pb2
-from users.v1 import users_pb2_grpc  # noqa: F401  links the contract
 
+from grpcmesh.v1 import policy_pb2
 from mesh.contract import descriptors, policies
 from mesh.errors import ContractError
+from users.v1 import users_pb2_grpc  # noqa: F401  links the contract
 
 USERS = "users.v1.UserService"
 GET, CREATE, WATCH = (f"/{USERS}/{m}" for m in ("GetUser", "CreateUser", "WatchUsers"))
