@@ -1,5 +1,5 @@
-"""Every metric of the mesh, in one place, as docs/metrics.md lists them. Labels hold names from contracts and fixed words
-only, so their number is bounded by the contracts known to a process.
+"""Every metric of the mesh, in one place, as docs/metrics.md lists them. Labels hold names from contracts and fixed
+words only, so their number is bounded by the contracts known to a process.
 """
 
 from __future__ import annotations

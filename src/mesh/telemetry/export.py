@@ -1,0 +1,121 @@
+"""How spans leave the process: OTLP, set up by OpenTelemetry's own OTEL_* variables, and only if they ask for it.
+
+The SDK and the exporter are the extra `otel`; they are imported when asked for. A collector that is away costs a line
+in the log now and then and at most a second at exit.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from opentelemetry import trace
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+_LOG = logging.getLogger("mesh.telemetry")
+
+_EXIT = 0.9  # seconds for the last spans; more would delay every restart while the collector is down
+_QUIET = 60.0  # seconds between two complaints of the exporter
+_LOUD = (
+    "opentelemetry.exporter.otlp.proto.grpc.exporter",
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "opentelemetry.exporter.otlp.proto.http._common",
+    "opentelemetry.sdk._shared_internal",
+)
+
+
+def wanted(env: Mapping[str, str]) -> bool:
+    """Whether the OTEL_* variables ask for spans over OTLP."""
+    if env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    exporters = [name.strip() for name in env.get("OTEL_TRACES_EXPORTER", "").split(",") if name.strip()]
+    if exporters:
+        return "otlp" in exporters
+    return bool(env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or env.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
+
+
+def configure(service_name: str, service_version: str, instance_id: str) -> None:
+    """Set the process's tracer provider, if the variables ask for one and nobody has set it yet."""
+    if not wanted(os.environ) or not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return
+    try:
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        exporter = _exporter(os.environ)
+    except ImportError:
+        _LOG.warning("Tracing is asked for by OTEL_* but not installed: pip install 'grpc-mesh[otel]'.")
+        return
+    resource = Resource.create()  # with OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES: what the operator wrote wins
+    ours = {"service.name": service_name, "service.version": service_version, "service.instance.id": instance_id}
+    said = {k: str(v) for k, v in resource.attributes.items()}
+    missing = {k: v for k, v in ours.items() if v and said.get(k, "unknown_service").startswith("unknown_service")}
+    resource = resource.merge(Resource(missing))
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    for name in _LOUD:
+        logging.getLogger(name).addFilter(_Seldom())
+    trace.set_tracer_provider(provider)
+    atexit.register(_Leaving(provider, exporter).leave)
+
+
+def _exporter(env: Mapping[str, str]) -> SpanExporter:
+    """Return the exporter of the protocol asked for. Where, with which headers and certificates it reads by itself."""
+    protocol = env.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or env.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "grpc"
+    if protocol.strip() == "http/protobuf":
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as OverHTTP
+
+        return OverHTTP()
+    if protocol.strip() != "grpc":
+        _LOG.warning("OTEL_EXPORTER_OTLP_PROTOCOL is %r: write grpc or http/protobuf; using grpc.", protocol)
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as OverGRPC
+
+    return OverGRPC()
+
+
+class _Leaving:
+    """Sends the last spans at exit, and gives up after a moment.
+
+    The SDK's own shutdown waits 30 s for a dead collector, and at exit no thread can be started to bound it; so a
+    daemon thread waits for that moment from the beginning.
+    """
+
+    def __init__(self, provider: TracerProvider, exporter: SpanExporter) -> None:
+        self._provider, self._exporter = provider, exporter
+        self._asked, self._done = threading.Event(), threading.Event()
+        self._pid = os.getpid()
+        threading.Thread(target=self._wait, name="mesh-last-spans", daemon=True).start()
+
+    def _wait(self) -> None:
+        self._asked.wait()
+        self._provider.shutdown()
+        self._done.set()
+
+    def leave(self) -> None:
+        if os.getpid() != self._pid:
+            return  # a forked child has not this thread
+        self._asked.set()
+        if not self._done.wait(_EXIT):
+            self._exporter.shutdown()  # cuts the export under way
+
+
+class _Seldom(logging.Filter):
+    """Lets one complaint through in a while; a collector that is away would fill the log otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.created - self._last < _QUIET:
+            return False
+        self._last = record.created
+        return True
