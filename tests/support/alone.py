@@ -1,7 +1,7 @@
 """Lets a test marked `alone` have the machine to itself while pytest runs several workers: it measures time or rates.
 
-Two locks between processes, a room and the door to it: every test enters through the door, an `alone` one holds the door
-until it has left the room, so it cannot be starved. The waiting is outside of the test's own timeout.
+Two locks between processes, a room and the door to it: every test enters through the door, an `alone` one holds the
+door until it has left the room, so it cannot be starved. The waiting is outside of the test's own timeout.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ def _locked(file: Path, how: int) -> Iterator[int]:
 
 @contextmanager
 def _in_room(place: Path, *, alone: bool) -> Iterator[None]:
-    with _locked(place / "door", fcntl.LOCK_EX) as door:
-        with _locked(place / "room", fcntl.LOCK_EX if alone else fcntl.LOCK_SH):
-            if not alone:
-                fcntl.flock(door, fcntl.LOCK_UN)
-            yield
+    how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+    with _locked(place / "door", fcntl.LOCK_EX) as door, _locked(place / "room", how):
+        if not alone:
+            fcntl.flock(door, fcntl.LOCK_UN)
+        yield
 
 
 def pytest_configure(config: pytest.Config) -> None:
