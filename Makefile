@@ -11,6 +11,10 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{sub(/:.*/, "", $$1); printf "  %-15s %s\n", $$1, $$2}'
 
+# xds-protos overwrites opentelemetry-proto's modules with an old copy (grpc/grpc#42926): put the right ones back.
+MEND = $(PIP) --force-reinstall --no-deps \
+  "opentelemetry-proto==$$($(PY) -c 'from importlib.metadata import version; print(version("opentelemetry-proto"))')"
+
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo 'Python 3.11 or later is needed: name one, e.g. `make PYTHON=python3.11 $(MAKECMDGOALS)`.' >&2; exit 1; }
@@ -18,11 +22,11 @@ $(VENV)/.made:
 	@touch $@
 
 $(VENV)/.local: $(VENV)/.made pyproject.toml
-	@echo 'Installing into $(VENV) …' && $(PIP) -e '.[local,otel]'
+	@echo 'Installing into $(VENV) …' && $(PIP) -e '.[local,otel]' && $(MEND)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.made pyproject.toml
-	@echo 'Installing into $(VENV) …' && $(PIP) -e '.[dev]'
+	@echo 'Installing into $(VENV) …' && $(PIP) -e '.[dev]' && $(MEND)
 	@touch $(VENV)/.local $@
 
 install: $(VENV)/.local  ## Make a venv with what `mesh up` needs

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("mesh.telemetry")
 
+_MISSING = "No traces: OTEL_* asks for them and the exporter is not installed: pip install 'grpc-mesh[otel]'"
+# xds-protos brings an old copy of the same modules and is installed later: https://github.com/grpc/grpc/issues/42926
+_OVERWRITTEN = (
+    "No traces: another package has overwritten opentelemetry-proto (xds-protos does): "
+    "pip install --force-reinstall --no-deps opentelemetry-proto"
+)
 _EXIT = 0.9  # seconds for the last spans; more would delay every restart while the collector is down
 _QUIET = 60.0  # seconds between two complaints of the exporter
 _LOUD = (
@@ -51,8 +57,11 @@ def configure(service_name: str, service_version: str, instance_id: str) -> None
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
         exporter = _exporter(os.environ)
-    except ImportError:
-        _LOG.warning("Tracing is asked for by OTEL_* but not installed: pip install 'grpc-mesh[otel]'.")
+    except ImportError as e:
+        _LOG.warning(_OVERWRITTEN if (e.name or "").startswith("opentelemetry.proto") else _MISSING)
+        return
+    except Exception as e:  # a wrong OTEL_* value: no reason not to serve
+        _LOG.warning("No traces: the exporter does not accept its OTEL_* settings: %s", f"{type(e).__name__}: {e}")
         return
     resource = Resource.create()  # with OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES: what the operator wrote wins
     ours = {"service.name": service_name, "service.version": service_version, "service.instance.id": instance_id}

@@ -1,10 +1,9 @@
-"""Logs as lines of JSON in the Elastic Common Schema, one record a line, as Filebeat and Logstash take them
-unchanged.
+"""Logs as lines of JSON in the Elastic Common Schema, one record a line; Filebeat and Logstash take them unchanged.
 
-Field names are flat with dots, as the ECS logging spec wants `log.level` and allows the rest. Extras pass an allow-
-list: ECS names we know, and "mesh.*". The text of foreign exceptions is withheld below DEBUG, because it tends to
-quote what was being handled (a database names the row that collided); their type and stack tell where. See docs/logs-
-and-traces.md.
+Field names are flat with dots, as the ECS logging spec wants `log.level` and allows the rest. Extras pass a list: ECS
+names we know, and "mesh.*". The text of foreign exceptions is withheld unless the level is DEBUG, because it tends to
+quote what was being handled (a database names the row that collided); their type and stack tell where. What a user
+reads is docs/logs-and-traces.md.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ ECS_VERSION = "8.17.0"
 # What `extra` may name. Anything else is dropped: a field nobody thought about is how personal data gets into logs.
 _EXTRAS = frozenset(
     {
-        # fmt: off
         "error.code",
         "event.action",
         "event.category",
@@ -63,7 +61,6 @@ _EXTRAS = frozenset(
         "tls.version",
         "trace.id",
         "transaction.id",
-        # fmt: on
     }
 )
 _MESH = re.compile(r"mesh\.[a-z][a-z0-9_.]{0,60}")
@@ -166,15 +163,11 @@ class Formatter(logging.Formatter):
         return type(error).__name__
 
     def _error(self, error: BaseException) -> dict[str, str]:
-        kind = type(error)
-        told = traceback.TracebackException.from_exception(error, compact=True)
-        stack = "".join(told.format()) if self._candid else "".join(_frames(error))
+        stack = traceback.format_exception(error) if self._candid else _frames(error)
         return {
-            "error.type": kind.__qualname__
-            if kind.__module__ == "builtins"
-            else f"{kind.__module__}.{kind.__qualname__}",
+            "error.type": _type(error),
             "error.message": _clean(self._told(error), _TEXT),
-            "error.stack_trace": _clean(stack, _STACK),
+            "error.stack_trace": _clean("".join(stack), _STACK),
         }
 
     def _extras(self, record: logging.LogRecord) -> dict[str, Any]:
@@ -220,17 +213,24 @@ def _value(value: Any) -> Any:
     return _clean(str(value), 1024)
 
 
-def _frames(error: BaseException) -> list[str]:
-    """Return the stack of an error and of its causes, oldest first: files, lines and types, without their texts."""
+def _frames(error: BaseException, depth: int = 8) -> list[str]:
+    """Return the stack of an error, its causes first: files, lines and types, but not their texts."""
     lines: list[str] = []
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen and len(seen) < 8:
-        seen.add(id(link))
-        frames = traceback.format_list(traceback.extract_tb(link.__traceback__, limit=64))
-        lines = ["Traceback (most recent call last):\n", *frames, f"{type(link).__qualname__}\n", *lines]
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause is not None and depth > 0:
+        lines = [*_frames(cause, depth - 1), "\nthen:\n\n"]
+    lines.append("Traceback (most recent call last):\n")
+    lines += traceback.format_list(traceback.extract_tb(error.__traceback__, limit=64))
+    lines.append(f"{_type(error)}\n")
+    if isinstance(error, BaseExceptionGroup) and depth > 0:
+        for number, inner in enumerate(error.exceptions[:8], 1):
+            lines += [f"\n{number} of {len(error.exceptions)} in the group:\n", *_frames(inner, depth - 4)]
     return lines
+
+
+def _type(error: BaseException) -> str:
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, stack: TracebackType | None) -> None:

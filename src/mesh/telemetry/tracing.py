@@ -1,5 +1,4 @@
-"""Spans of calls, attempts and handlers, by OpenTelemetry's RPC conventions. Without a tracer all of it costs one
-`if`.
+"""Spans of calls, attempts and handlers, by OpenTelemetry's RPC conventions. Without a tracer they cost one `if`.
 
 A call is one INTERNAL span; each attempt under it is a CLIENT span, so that a service map counts what crossed the
 wire and not what was asked for. A handler is a SERVER span, current while it runs, and its calls become its children.
