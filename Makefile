@@ -13,7 +13,7 @@ help:  ## List the targets
 
 # xds-protos overwrites opentelemetry-proto's modules with an old copy (grpc/grpc#42926): put the right ones back.
 MEND = $(PIP) --force-reinstall --no-deps \
-  "opentelemetry-proto==$$($(PY) -c 'from importlib.metadata import version; print(version("opentelemetry-proto"))')"
+  "opentelemetry-proto==$$($(BIN)/python -c 'from importlib.metadata import version; print(version("opentelemetry-proto"))')"
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
