@@ -31,10 +31,10 @@ class Dice(Protocol):
         """A draw from [0, 1)."""
         ...
 
-    def uniform(self, low: float, high: float) -> float:
+    def uniform(self, low: float, high: float, /) -> float:
         """A draw from [low, high]."""
         ...
 
-    def randrange(self, stop: int) -> int:
+    def randrange(self, stop: int, /) -> int:
         """A whole number from [0, stop)."""
         ...
