@@ -1,7 +1,7 @@
-"""TLS for every connection of the mesh: from PEM files to grpc credentials, with a sentence for whatever is wrong with them.
+"""TLS for every connection of the mesh: PEM files become grpc credentials, with a sentence for what is wrong with them.
 
-A server reads its files again when they change and gives new connections the new certificate; those already open go on. A
-client's credentials are fixed for its connection, so it compares `fingerprint` and opens new connections when it changed.
+A server reads its files again when they change and gives new connections the new certificate; those already open go
+on. A client's credentials are fixed for its connection: it compares `fingerprint` and opens new ones when it changed.
 """
 
 from __future__ import annotations
@@ -46,14 +46,18 @@ def server_credentials(tls: TLSFiles, require_client: bool = True, *, clock: Clo
 
     require_client: False also admits callers that show no certificate.
 
-    The files are read again, when they changed, as each connection is opened. Files that cannot be used (half written, a
-    key that does not fit, expired) are logged and the certificate before them stays. Raises SettingsError if the first
-    ones cannot be used.
+    The files are read again, when they changed, as each connection is opened. Files that cannot be used (half written,
+    a key that does not fit, expired) are logged and the certificate before them stays. Raises SettingsError if the
+    first ones cannot be used.
     """
     if tls.cert is None or tls.key is None:
         raise SettingsError("a server needs a certificate and its key: set MESH_TLS_CERT and MESH_TLS_KEY too")
     renewal = _Renewal(tls, require_client, clock)
-    return grpc.dynamic_ssl_server_credentials(renewal.first, renewal, require_client_authentication=require_client)
+    return grpc.dynamic_ssl_server_credentials(
+        renewal.first,
+        renewal,  # type: ignore[arg-type]  # None, "unchanged", is in grpc's documentation and not in its stubs
+        require_client_authentication=require_client,
+    )
 
 
 def fingerprint(tls: TLSFiles) -> str:
@@ -102,7 +106,7 @@ def _mark(file: Path | None) -> str:
 
 
 def _load(tls: TLSFiles, clock: Clock) -> _Material:
-    """Read the files and check that they fit each other, so that a mistake is told here and not by failing handshakes."""
+    """Read the files and check that they fit each other: a mistake is told here and not by failing handshakes."""
     seen = fingerprint(tls)
     material = _Material(_read(tls.ca), _read(tls.cert) if tls.cert else None, _read(tls.key) if tls.key else None)
     _check(lambda c: c.load_verify_locations(cadata=material.ca.decode("ascii")), f"{tls.ca} holds no PEM certificate")
@@ -149,7 +153,7 @@ _VERSION_TAG, _UTC_TIME = 0xA0, 0x17
 
 
 def _validity(der: bytes) -> tuple[datetime, datetime]:
-    """Return a certificate's dates. The standard library tells those of authorities only, hence by hand (RFC 5280, 4.1)."""
+    """Return a certificate's dates, by hand (RFC 5280, 4.1): the standard library tells those of authorities only."""
     _, certificate, _ = _element(der)
     _, rest, _ = _element(certificate)
     tag, _, after = _element(rest)

@@ -1,0 +1,106 @@
+"""`mesh.serve`: a whole process around a server. Logs, metrics, traces, signals; ends when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from mesh.errors import MeshError
+from mesh.server.server import Server
+from mesh.settings import Settings
+from mesh.store import Store
+from mesh.telemetry import logs, pages, tracing
+
+_log = logging.getLogger("mesh.server")
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Beyond `drain`. A handler that swallows its cancellation, or holds the loop, must not keep a process that is told to
+# end; the lease ends what is left of it in the store.
+_LAST_MOMENT = 0.9
+_ENDED_BY_FORCE = 70  # EX_SOFTWARE of sysexits.h
+
+
+async def serve(*servicers: object, settings: Settings | None = None, store: Store | None = None) -> None:
+    """Serve servicers until SIGTERM or SIGINT, then leave in order: at most `drain` seconds and one more.
+
+    A second signal leaves at once. What cannot start is told in one sentence in the log and ends the process with code
+    2. Sets up the process's logs, metrics page and traces; a program that has its own uses `mesh.Server`.
+    """
+    try:
+        settings = settings if settings is not None else Settings.from_env()
+        server = Server(*servicers, settings=settings, store=store)
+        logs.configure(settings.log_level, server.services[0], server.instance_id, service_version=settings.version)
+        tracing.configure(server.services[0], settings.version, server.instance_id)
+        page = pages.serve_metrics(settings.metrics) if settings.metrics else None
+        with contextlib.closing(page) if page is not None else contextlib.nullcontext(), _told(settings.drain) as told:
+            await server.start()
+            await _until_left(server, told)
+            told.finished(server.unfinished)
+    except MeshError as e:
+        _log.critical("cannot start: %s", e, extra={"event.action": "start-failed"})
+        raise SystemExit(2) from None
+
+
+async def _until_left(server: Server, told: _Told) -> None:
+    try:
+        await told.first.wait()
+        leaving = asyncio.ensure_future(server.leave())
+        again = asyncio.ensure_future(told.second.wait())
+        await asyncio.wait({leaving, again}, return_when=asyncio.FIRST_COMPLETED)
+        again.cancel()
+        await server.leave(at_once=told.second.is_set())
+    except asyncio.CancelledError:
+        await server.leave()
+        raise
+
+
+class _Told:
+    """What signals have told this process. Signals come in the main thread, between any two of its steps."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, drain: float) -> None:
+        self._loop = loop
+        self._drain = drain
+        self._force: threading.Timer | None = None
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+
+    def on_signal(self, number: int, _frame: FrameType | None) -> None:
+        """Note a signal; begin to count the time that is left."""
+        if self._force is None:
+            self._force = threading.Timer(self._drain + _LAST_MOMENT, self._end_by_force)
+            self._force.daemon = True
+            self._force.start()
+            self._loop.call_soon_threadsafe(self.first.set)
+        else:
+            self._loop.call_soon_threadsafe(self.second.set)
+
+    def finished(self, unfinished: int) -> None:
+        """Stop counting, unless handlers are left that keep the loop from closing."""
+        if self._force is not None and not unfinished:
+            self._force.cancel()
+
+    @staticmethod
+    def _end_by_force() -> None:
+        _log.error("ended by force: a handler did not end", extra={"event.action": "ended-by-force"})
+        os._exit(_ENDED_BY_FORCE)
+
+
+@contextlib.contextmanager
+def _told(drain: float) -> Iterator[_Told]:
+    """Take the signals for as long as it lasts. In a thread other than the main one there are none to take."""
+    told = _Told(asyncio.get_running_loop(), drain)
+    if threading.current_thread() is not threading.main_thread():
+        yield told
+        return
+    before = {number: signal.signal(number, told.on_signal) for number in _SIGNALS}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
