@@ -1,0 +1,84 @@
+"""A watch that goes on for ever: over broken streams, restarts, elections, hung members and expired tokens.
+
+What an answer means is decided by `cursor`; here is only the waiting. Each watch has a stream of its own on the shared
+connection. A quiet stream is asked for a sign of life; one that gives none is left, and its member with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+from grpcmesh.etcd.v3 import etcd_pb2 as pb
+from mesh.clock import Clock, Dice
+from mesh.errors import StoreUnavailable
+from mesh.etcd.border import Silent, denied
+from mesh.etcd.cursor import Cursor, WatchRefused
+from mesh.etcd.session import Session, Stream
+from mesh.etcd.wire import PROGRESS, WATCH
+from mesh.resilience.reconnect import Reconnect
+from mesh.store import Changed
+from mesh.telemetry.metrics import WATCH_BREAKS
+
+_log = logging.getLogger("mesh.etcd")
+
+# Seconds of quiet after which a sign of life is asked for, and of silence after which a member counts as hung: that
+# keeps the promise to be with another one within 8 s. Shorter is dearer for etcd: one message per watch each time.
+ASK_AFTER = 2.0
+HUNG_AFTER = 4.5
+
+WatchStream = Stream[pb.WatchRequest, pb.WatchResponse]
+
+
+async def watch(session: Session, prefix: str, after: int, clock: Clock, dice: Dice) -> AsyncIterator[Changed]:
+    """Tell every change under a prefix after a revision. See `mesh.store.Store.watch`."""
+    cursor = Cursor(prefix, after)
+    reconnect = Reconnect()
+    refused = False
+    while True:
+        try:
+            async with session.stream(WATCH) as stream:
+                await stream.send(cursor.request())
+                async for answer in _answers(stream, clock):
+                    changed = cursor.take(answer)
+                    session.heard()
+                    reconnect.worked()
+                    refused = False
+                    yield changed
+        except WatchRefused as e:
+            # 1. The token expired: once more with a new one.  2. With a new one: we really may not.
+            if refused or not session.user:
+                raise denied(session.user, str(e)) from e
+            refused = True
+            session.forget_token()
+            WATCH_BREAKS.labels("token").inc()
+            continue
+        except StoreUnavailable as e:
+            WATCH_BREAKS.labels("silent" if isinstance(e, Silent) else "broken").inc()
+            _log.debug("watch of %s broke at revision %d: %s", prefix, cursor.told, e)
+        await clock.sleep(reconnect.failed(dice.random()))
+
+
+async def _answers(stream: WatchStream, clock: Clock) -> AsyncIterator[pb.WatchResponse]:
+    """Tell what a stream brings; raise Silent when it brings nothing for too long."""
+    heard = clock.monotonic()
+    created = False
+    reading: asyncio.Task[pb.WatchResponse] | None = None
+    try:
+        while True:
+            reading = reading or asyncio.create_task(stream.read())
+            await asyncio.wait([reading], timeout=ASK_AFTER)
+            if reading.done():
+                answer, reading = reading.result(), None
+                heard = clock.monotonic()
+                created = True  # the first answer is to the creation
+                yield answer
+            elif clock.monotonic() - heard > HUNG_AFTER:
+                raise stream.silent("the watch gave no sign of life")
+            elif created:  # never before: etcd 3.4 and 3.5 mind progress requests on a stream without a watch
+                await stream.send(PROGRESS)
+    finally:
+        if reading is not None:
+            reading.cancel()
+            await asyncio.wait([reading])
