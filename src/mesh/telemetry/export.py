@@ -52,7 +52,7 @@ def configure(service_name: str, service_version: str, instance_id: str) -> None
     if not wanted(os.environ) or not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return
     try:
-        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.resources import OTELResourceDetector, Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
@@ -63,11 +63,9 @@ def configure(service_name: str, service_version: str, instance_id: str) -> None
     except Exception as e:  # a wrong OTEL_* value: no reason not to serve
         _LOG.warning("No traces: the exporter does not accept its OTEL_* settings: %s", f"{type(e).__name__}: {e}")
         return
-    resource = Resource.create()  # with OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES: what the operator wrote wins
     ours = {"service.name": service_name, "service.version": service_version, "service.instance.id": instance_id}
-    said = {k: str(v) for k, v in resource.attributes.items()}
-    missing = {k: v for k, v in ours.items() if v and said.get(k, "unknown_service").startswith("unknown_service")}
-    resource = resource.merge(Resource(missing))
+    # What the operator wrote in OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES wins.
+    resource = Resource.create({k: v for k, v in ours.items() if v}).merge(OTELResourceDetector().detect())
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(exporter))
     for name in _LOUD:

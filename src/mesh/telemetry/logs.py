@@ -69,6 +69,7 @@ _EMAIL = re.compile(r"[^\s@<>\"'(),:;=\[\]{}]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za
 # Errors whose text is written by us or by the operating system, never by a user.
 _TELLING = (MeshError, OSError, ImportError, TimeoutError, asyncio.CancelledError, RecursionError, MemoryError)
 
+_UNTOLD = "(a message that cannot be shown)"
 _TEXT = 8_192  # characters of a message; Elasticsearch's keyword fields end at 32,766 bytes
 _STACK = 16_384
 
@@ -151,7 +152,7 @@ class Formatter(logging.Formatter):
         try:
             text = record.getMessage()
         except Exception:  # a wrong format string must not cost the record
-            text = f"{record.msg} (its arguments do not fit)"
+            text = f"{record.msg} (its arguments do not fit)" if isinstance(record.msg, str) else _UNTOLD
         finally:
             record.args = args
         # asyncio appends the repr of tasks and futures, with their results, line by line.
@@ -209,8 +210,11 @@ def _value(value: Any) -> Any:
     if isinstance(value, float):
         return value if value == value and abs(value) != float("inf") else str(value)
     if isinstance(value, list | tuple | set | frozenset):
-        return [_clean(str(item), 256) for item in list(value)[:32]]
-    return _clean(str(value), 1024)
+        return [_value(item) for item in list(value)[:32] if not isinstance(item, list | tuple | set | frozenset)]
+    try:
+        return _clean(str(value), 1024)
+    except Exception:
+        return "(a value that cannot be shown)"
 
 
 def _frames(error: BaseException, depth: int = 8) -> list[str]:

@@ -29,9 +29,9 @@ def serve_metrics(address: str) -> Page:
 
     Raises SettingsError, in one sentence, if that cannot be.
     """
-    host, _, port = address.strip().rpartition(":")
+    host, colon, port = address.strip().rpartition(":")
     host = host.strip("[]") or "127.0.0.1"
-    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+    if not (colon and port.isascii() and port.isdigit() and int(port) <= 65535):
         raise SettingsError(f"MESH_METRICS is {address[:80]!r}: write host:port, e.g. 127.0.0.1:9464")
     try:
         server, thread = start_http_server(int(port), host)
