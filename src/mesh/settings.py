@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any, Self
 from mesh.errors import InvalidName, SettingsError
 from mesh.instance import Endpoint, check_instance_id
 
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_PREFIX = re.compile(r"[A-Za-z0-9._~-]{1,64}(/[A-Za-z0-9._~-]{1,64}){0,7}")
 _LOCAL_ETCD = (Endpoint("127.0.0.1", 2379),)
 
 
@@ -76,23 +79,26 @@ class Settings:
             "etcd_password": read.secret("MESH_ETCD_PASSWORD"),
             "tls": read.tls("MESH_TLS"),
             "etcd_tls": read.tls("MESH_ETCD_TLS"),
-            "prefix": read.text("MESH_PREFIX", "mesh").strip("/"),
+            "prefix": read.prefix("MESH_PREFIX", "mesh"),
             "listen": read.text("MESH_LISTEN", "127.0.0.1:0"),
             "advertise": read.text("MESH_ADVERTISE"),
             "instance_id": read.text("MESH_INSTANCE_ID"),
             "zone": read.text("MESH_ZONE"),
             "version": read.text("MESH_VERSION"),
-            "weight": int(read.number("MESH_WEIGHT", 1, low=1, high=1000)),
+            "weight": read.whole("MESH_WEIGHT", 1, low=1, high=1000),
             "ttl": read.number("MESH_TTL", 10.0, low=2.0, high=600.0),
             "drain": read.number("MESH_DRAIN", 10.0, low=0.0, high=3600.0),
             "settle": read.number("MESH_SETTLE", 0.5, low=0.0, high=60.0),
             "reflection": read.switch("MESH_REFLECTION", True),
             "metrics": read.text("MESH_METRICS"),
             "networks": tuple(read.networks("MESH_NETWORKS")),
-            "log_level": read.text("MESH_LOG_LEVEL", "INFO").upper(),
+            "log_level": read.level("MESH_LOG_LEVEL", "INFO"),
         } | overrides
         if values["instance_id"]:
-            check_instance_id(values["instance_id"])
+            try:
+                check_instance_id(values["instance_id"])
+            except InvalidName as e:
+                raise SettingsError(f"MESH_INSTANCE_ID: {e}") from e
         return cls(**values)
 
     def __repr__(self) -> str:
@@ -114,8 +120,9 @@ class _Reader:
             return self._env.get(name, "")
         try:
             return Path(file).read_text().rstrip("\n")
-        except OSError as e:
-            raise SettingsError(f"{name}_FILE: cannot read {file}: {e.strerror}") from e
+        except (OSError, UnicodeDecodeError) as e:
+            why = e.strerror if isinstance(e, OSError) else "it is not text in UTF-8"
+            raise SettingsError(f"{name}_FILE: cannot read {file}: {why}") from e
 
     def number(self, name: str, default: float, *, low: float, high: float) -> float:
         text = self.text(name)
@@ -128,6 +135,24 @@ class _Reader:
         if not low <= value <= high:
             raise SettingsError(f"{name} is {text!r}: write a number from {low:g} to {high:g}")
         return value
+
+    def whole(self, name: str, default: int, *, low: int, high: int) -> int:
+        value = self.number(name, default, low=low, high=high)
+        if value != int(value):
+            raise SettingsError(f"{name} is {self.text(name)!r}: write a whole number from {low} to {high}")
+        return int(value)
+
+    def prefix(self, name: str, default: str) -> str:
+        text = self.text(name, default).strip("/")
+        if not _PREFIX.fullmatch(text):
+            raise SettingsError(f"{name} is {text[:80]!r}: write names of A-Z a-z 0-9 . _ ~ - with / between them")
+        return text
+
+    def level(self, name: str, default: str) -> str:
+        text = self.text(name, default).upper()
+        if text not in _LEVELS:
+            raise SettingsError(f"{name} is {text[:40]!r}: write one of {', '.join(_LEVELS)}")
+        return text
 
     def switch(self, name: str, default: bool) -> bool:
         text = self.text(name).lower()
