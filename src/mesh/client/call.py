@@ -1,0 +1,455 @@
+"""One call: its deadline, its attempts, its end. What the four kinds have in common, and the unary-unary kind.
+
+The first attempt starts while the call object is made, if an endpoint is connected; a call that succeeds at once costs no
+task of its own. When an attempt ends, `_attempt_done` (a plain function, called by grpc) decides: the end of the call, or a
+driver task that pauses and makes the next attempt. The driver is also what waits where nothing is connected yet.
+
+A call is in one of three states:
+  in flight   `_inner` is the present attempt, `_driver` is None
+  driven      `_driver` is at work: it pauses, waits for an endpoint, or (unary) awaits its own attempt
+  ended       `_code` is set, and `_error` too unless it is OK
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any
+
+import grpc
+from grpc import aio
+from opentelemetry.trace import Span
+
+from mesh.client.errors import CallError, metadata_fault, tell
+from mesh.client.method import Method
+from mesh.client.retrying import AttemptFailed, attempt_again
+from mesh.client.roster import Picked, Slot
+from mesh.instance import AttemptRecord
+from mesh.resilience.breaker import Permit
+from mesh.resilience.outcome import Outcome, outcome_of, was_surely_not_processed
+from mesh.resilience.retry import PREVIOUS_ATTEMPTS, PUSHBACK, Failure, Retries, Stop
+from mesh.telemetry import metrics, tracing
+
+_OK = grpc.StatusCode.OK
+_CANCELLED = grpc.StatusCode.CANCELLED
+LOCALLY_CANCELLED = "Locally cancelled by application!"
+"""The details grpc.aio gives a call that its own side cancelled; tests/client holds the library to both."""
+COLLECTED = "Cancelled upon garbage collection!"
+# A deadline that short says more about the caller than about the endpoint that missed it.
+_PATIENCE = 0.5
+
+
+class Ended(Exception):
+    """The driver found that the call has ended; `_code` and `_error` say how."""
+
+
+class Call(aio.Call):
+    """What all calls have in common. Behaves as grpc.aio's own."""
+
+    # Defaults live on the class: a call that succeeds at once sets only what it needs.
+    _inner: Any = None
+    _driver: asyncio.Task[Any] | None = None
+    _code: grpc.StatusCode | None = None
+    _error: CallError | None = None
+    _failure: AttemptFailed | None = None
+    _retries: Retries | None = None
+    _callbacks: list[Callable[[Any], None]] | None = None
+    _movement: asyncio.Future[None] | None = None
+    _cancelling = False
+    _committed = False
+    _tried: tuple[Slot, ...] = ()
+    _span: Span | None = None
+    _attempt_span: Span
+    _slot: Slot
+    _permit: Permit
+    _attempt_started = 0.0
+    _payload = b""
+    attempts: tuple[AttemptRecord, ...] = ()
+    """The failed attempts, in order."""
+
+    def __init__(
+        self,
+        method: Method,
+        request: Any,
+        timeout: float | None,
+        metadata: Any,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+        compression: grpc.Compression | None,
+    ) -> None:
+        self._method = method
+        self._request = request
+        self._metadata = metadata
+        self._credentials = credentials
+        self._wait_for_ready = wait_for_ready
+        self._compression = compression
+        pool = method.pool
+        self._started = now = method.monotonic()
+        allowed = method.policy.timeout if timeout is None else method.timeout(timeout)
+        self._deadline = now + allowed
+        pool.budget.deposit(now)
+        if tracing.enabled():
+            self._span = tracing.start_call(method.service, method.name)
+        if allowed <= 0:
+            self._end_locally(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline was over before the call began")
+            return
+        if metadata is not None and (fault := metadata_fault(metadata)) is not None:
+            self._end_locally(grpc.StatusCode.INVALID_ARGUMENT, fault)
+            return
+        if method.sends_one:
+            try:
+                self._payload = method.serialize(request)
+            except Exception as e:
+                self._end_locally(grpc.StatusCode.INTERNAL, f"the request cannot be serialized: {e}")
+                return
+        picked = pool.pick(now)
+        if picked is None:
+            self._drive()
+        else:
+            self._launch(picked, now)
+
+    # -- what grpc.aio's calls offer ------------------------------------------------------------------------------------
+
+    def done(self) -> bool:
+        """Whether the call has ended."""
+        return self._code is not None
+
+    def cancelled(self) -> bool:
+        """Whether the call has ended as CANCELLED."""
+        return self._code is _CANCELLED
+
+    def cancel(self) -> bool:
+        """End the call as CANCELLED; False if it has ended already."""
+        if self._code is not None:
+            return False
+        self._cancelling = True
+        if self._driver is not None:
+            self._driver.cancel()
+        if self._inner is not None and not self._inner.done():
+            self._inner.cancel()
+        if self._code is None:
+            self._end_locally(_CANCELLED, LOCALLY_CANCELLED)
+        return True
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Call back with this object when the call has ended, at once if it has."""
+        if self._code is not None:
+            callback(self)
+        elif self._callbacks is None:
+            self._callbacks = [callback]
+        else:
+            self._callbacks.append(callback)
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the deadline, at least 0."""
+        return max(0.0, self._deadline - self._method.monotonic())
+
+    async def code(self) -> grpc.StatusCode:
+        """Wait for the end and return its code."""
+        await self._ended()
+        assert self._code is not None
+        return self._code
+
+    async def details(self) -> str:
+        """Wait for the end and return its details."""
+        await self._ended()
+        if self._error is not None:
+            return self._error.details() or ""
+        return str(await self._inner.details())
+
+    async def initial_metadata(self) -> aio.Metadata:
+        """Wait for the first metadata of the answer. Seeing it commits the call to the attempt that brought it."""
+        while self._code is None:
+            await self._attempt_begun()
+            inner = self._inner
+            if inner is None:
+                break
+            found = await inner.initial_metadata()
+            if not inner.done():
+                self._committed = True
+                return found  # type: ignore[no-any-return]  # grpc's calls are Any here
+            await self._attempt_begun(after=inner)
+        if self._error is not None:
+            return self._error.initial_metadata() or aio.Metadata()
+        return await self._inner.initial_metadata()  # type: ignore[no-any-return]  # as above
+
+    async def trailing_metadata(self) -> aio.Metadata:
+        """Wait for the end and return the last metadata."""
+        await self._ended()
+        if self._error is not None:
+            return self._error.trailing_metadata() or aio.Metadata()
+        return await self._inner.trailing_metadata()  # type: ignore[no-any-return]  # as above
+
+    async def debug_error_string(self) -> str:
+        """Wait for the end and return what gRPC's core says for debugging."""
+        await self._ended()
+        return (self._error.debug_error_string() or "") if self._error is not None else ""
+
+    async def wait_for_connection(self) -> None:
+        """Wait until an attempt is under way on a connection; raise if the call fails before."""
+        await self._attempt_begun()
+        if self._error is not None:
+            raise self._error
+
+    def __repr__(self) -> str:
+        state = self._code.name if self._code is not None else "driven" if self._driver is not None else "in flight"
+        return f"<{type(self).__name__} {self._method.path}: {state}, {len(self.attempts)} failed attempts>"
+
+    # -- attempts -------------------------------------------------------------------------------------------------------
+
+    def _begin(self, slot: Slot, options: dict[str, Any]) -> Any:
+        """Make the attempt: return grpc's call object on the slot's connection."""
+        raise NotImplementedError
+
+    def _launch(self, picked: Picked, now: float) -> Any:
+        self._slot, self._permit = slot, permit = picked
+        self._attempt_started = now
+        metadata = self._metadata
+        if self._retries is not None and self._retries.attempts > 1:
+            metadata = [*(metadata or ()), (PREVIOUS_ATTEMPTS, str(self._retries.attempts - 1))]
+        if self._span is not None:
+            metadata = self._trace_attempt(slot, metadata)
+        try:
+            self._inner = inner = self._begin(
+                slot,
+                {
+                    "timeout": self._deadline - now,
+                    "metadata": metadata,
+                    "credentials": self._credentials,
+                    "compression": self._compression,
+                },
+            )
+        except BaseException:
+            permit.record(Outcome.NEUTRAL, now)
+            raise
+        inner.add_done_callback(self._attempt_done)
+        if self._movement is not None:
+            self._moved()
+        return inner
+
+    def _attempt_done(self, inner: Any) -> None:
+        """Take an attempt's result: record it, and end the call or have it driven on."""
+        code = peek(inner.code())
+        now = self._method.monotonic()
+        if code is _OK:
+            self._permit.record(Outcome.SUCCESS, now)
+            self._method.attempts_ok.inc()
+            if self._span is not None:
+                tracing.end(self._attempt_span, "OK")
+            self._end(_OK, now)
+            return
+        self._attempt_failed(inner, code, now)
+
+    def _attempt_failed(self, inner: Any, code: grpc.StatusCode, now: float) -> None:
+        details, trailing = peek(inner.details()) or "", peek(inner.trailing_metadata())
+        ours = code is _CANCELLED and (self._cancelling or details in (LOCALLY_CANCELLED, COLLECTED))
+        self._account(code.name, details, now)
+        debug = peek(inner.debug_error_string()) or ""
+        if code is grpc.StatusCode.UNAVAILABLE:
+            self._slot.connection.check()
+        decision: float | Stop = Stop.CODE
+        if not ours and self._code is None:
+            failure = Failure(
+                code.name,
+                unsent=was_surely_not_processed(code.name, details, debug),
+                committed=self._committed or bool(len(peek(inner.initial_metadata()) or ())),
+                pushback=_pushback(trailing),
+            )
+            decision = self._decide(failure, now)
+        if not isinstance(decision, Stop):
+            self._failure = AttemptFailed(decision)
+            if self._driver is None:
+                self._drive()
+            return
+        self._error = CallError(
+            code, peek(inner.initial_metadata()), trailing, tell(code, details, self.attempts, trailing or ()), debug
+        )
+        self._error.attempts = self.attempts
+        self._end(code, now)
+
+    def _account(self, code: str, details: str, now: float) -> None:
+        outcome = outcome_of(code)
+        if code == "DEADLINE_EXCEEDED" and (self._committed or now - self._attempt_started < _PATIENCE):
+            outcome = Outcome.NEUTRAL
+        self._permit.record(outcome, now, self._method.pool.dice.random())
+        self._method.attempts(code).inc()
+        took = (now - self._attempt_started) * 1000
+        self.attempts += (AttemptRecord(self._slot.name, code, took, details),)
+        if self._span is not None:
+            tracing.end(self._attempt_span, code)
+
+    def _decide(self, failure: Failure, now: float) -> float | Stop:
+        method = self._method
+        if self._retries is None:
+            self._retries = Retries(method.policy, method.pool.budget, repeatable=self._is_repeatable())
+        self._tried += (self._slot,)
+        decision = self._retries.after(failure, now, method.pool.dice.random(), self._deadline - now)
+        if isinstance(decision, Stop) and decision is not Stop.CODE:
+            metrics.CLIENT_RETRIES_REFUSED.labels(method.service, decision.value).inc()
+        return decision
+
+    def _is_repeatable(self) -> bool:
+        policy = self._method.policy
+        return policy.idempotent or (policy.has_request_id and bool(getattr(self._request, "request_id", "")))
+
+    def _trace_attempt(self, slot: Slot, metadata: Any) -> Any:
+        assert self._span is not None
+        method, number = self._method, len(self.attempts) + 1
+        self._attempt_span = tracing.start_attempt(self._span, method.service, method.name, slot.name, number)
+        return tracing.inject(self._attempt_span, metadata or ())
+
+    # -- the driver -----------------------------------------------------------------------------------------------------
+
+    def _next_attempt(self) -> Coroutine[Any, Any, Any]:
+        """Make one further attempt, raising AttemptFailed if it failed and Ended if the call did."""
+        raise NotImplementedError
+
+    def _drive(self) -> None:
+        pool = self._method.pool
+        self._driver = pool.spawn(self._run_driver())
+        self._driver.add_done_callback(self._driver_done)
+
+    async def _run_driver(self) -> Any:
+        failure, self._failure = self._failure, None
+        try:
+            return await attempt_again(self._next_attempt, failure, self._method.pool.clock.sleep)
+        except (Ended, AttemptFailed):
+            return aio.EOF
+
+    def _driver_done(self, driver: asyncio.Task[Any]) -> None:
+        # Cancelled, perhaps before its first step: by whoever awaited it, or by the closing pool.
+        if driver.cancelled():
+            self._cancelling = True
+            if self._inner is not None and not self._inner.done():
+                self._inner.cancel()
+            if self._code is None:
+                self._end_locally(_CANCELLED, LOCALLY_CANCELLED)
+        elif driver.exception() is not None and self._code is None:
+            self._end_locally(grpc.StatusCode.INTERNAL, f"the client failed: {type(driver.exception()).__name__}")
+
+    async def _pick(self) -> tuple[Picked, float]:
+        """Choose an endpoint, waiting for one if need be and allowed; raise Ended if there will be none."""
+        pool, tried = self._method.pool, self._tried
+        while True:
+            now = self._method.monotonic()
+            left = self._deadline - now
+            if left <= 0:
+                self._end_locally(grpc.StatusCode.DEADLINE_EXCEEDED, self._why_too_late())
+                raise Ended
+            picked = pool.pick(now, tried)
+            if picked is not None:
+                return picked, now
+            if self._wait_for_ready is False and pool.is_hopeless:
+                self._end_locally(grpc.StatusCode.UNAVAILABLE, pool.complaint)
+                raise Ended
+            await pool.changed(left)
+
+    def _why_too_late(self) -> str:
+        pool = self._method.pool
+        return pool.complaint if not pool.roster.pickable else "the deadline was over before another attempt"
+
+    # -- the end --------------------------------------------------------------------------------------------------------
+
+    def _end(self, code: grpc.StatusCode, now: float) -> None:
+        self._code = code
+        method = self._method
+        if code is _OK:
+            method.calls_ok.inc()
+        else:
+            method.calls(code.name).inc()
+        method.seconds.observe(now - self._started)
+        if self._span is not None:
+            tracing.end(self._span, code.name)
+        if self._movement is not None:
+            self._moved()
+        callbacks = self._callbacks
+        if callbacks is not None:
+            self._callbacks = None
+            for callback in callbacks:
+                callback(self)
+
+    def _end_locally(self, code: grpc.StatusCode, details: str) -> None:
+        """End the call without a server's word."""
+        text = tell(code, details, self.attempts, ())
+        self._error = CallError(code, aio.Metadata(), aio.Metadata(), text, details)
+        self._error.attempts = self.attempts
+        self._end(code, self._method.monotonic())
+
+    def _failed(self) -> BaseException:
+        """Return what an awaiting caller is to be raised: as in grpc.aio, its own cancellation is no error of the call."""
+        if self._code is _CANCELLED and self._cancelling:
+            return asyncio.CancelledError()
+        assert self._error is not None
+        return self._error
+
+    async def _ended(self) -> None:
+        if self._code is not None:
+            return
+        end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.add_done_callback(lambda _: end.done() or end.set_result(None))
+        await end
+
+    async def _attempt_begun(self, after: Any = None) -> None:
+        """Wait for an attempt other than `after`, or for the end."""
+        while self._inner is after and self._code is None:
+            if self._movement is None:
+                self._movement = asyncio.get_running_loop().create_future()
+            # Shielded: several may wait for the same movement.
+            await asyncio.shield(self._movement)
+
+    def _moved(self) -> None:
+        movement, self._movement = self._movement, None
+        if movement is not None and not movement.done():
+            movement.set_result(None)
+
+
+class UnaryUnaryCall(Call, aio.UnaryUnaryCall[Any, Any]):
+    """A request, a response."""
+
+    def _begin(self, slot: Slot, options: dict[str, Any]) -> Any:
+        return self._method.on(slot)(self._payload, **options)
+
+    async def _next_attempt(self) -> Any:
+        picked, now = await self._pick()
+        inner = self._launch(picked, now)
+        try:
+            return await inner
+        except aio.AioRpcError:
+            if self._code is not None:
+                raise Ended from None
+            failure, self._failure = self._failure, None
+            assert failure is not None
+            raise failure from None
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Wait for the response; raise CallError if the call failed."""
+        if self._driver is None and self._inner is not None:
+            try:
+                return (yield from self._inner.__await__())
+            except aio.AioRpcError:
+                pass
+            except asyncio.CancelledError:
+                self._cancelling = True
+                raise
+        if self._driver is not None:
+            response = yield from self._driver
+            if response is not aio.EOF:
+                return response
+        raise self._failed()
+
+
+def peek(ended: Coroutine[Any, Any, Any]) -> Any:
+    """Return what a coroutine of an ended grpc.aio call returns: it does not wait, so no loop is needed."""
+    try:
+        ended.send(None)
+    except StopIteration as e:
+        return e.value
+    ended.close()
+    raise RuntimeError("this call has not ended")
+
+
+def _pushback(trailing: Any) -> str | None:
+    for key, value in trailing or ():
+        if key == PUSHBACK:
+            return value if isinstance(value, str) else value.decode("latin-1")
+    return None

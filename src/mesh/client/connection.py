@@ -1,0 +1,52 @@
+"""One connection to one instance: a grpc.aio channel of its own, watched, so that its state is known at every moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import grpc
+from grpc import aio
+
+from mesh.client.options import CONNECTION
+
+Told = Callable[[bool, bool], None]
+"""Hears (connected, failing) whenever the connection changes."""
+
+
+class Connection:
+    """Connects at once and again whenever it is lost, until closed."""
+
+    def __init__(self, target: str, credentials: grpc.ChannelCredentials | None, told: Told) -> None:
+        if credentials is None:
+            self.channel = aio.insecure_channel(target, options=CONNECTION)
+        else:
+            self.channel = aio.secure_channel(target, credentials, options=CONNECTION)
+        self._told = told
+        self._closed = False
+        self._state: grpc.ChannelConnectivity | None = None
+        self._watch = asyncio.get_running_loop().create_task(self._watch_state(), name=f"mesh watch {target}")
+
+    def check(self) -> None:
+        """Ask for the state now: an attempt has just failed, and the watch may hear of it later than we need it."""
+        if self._closed:
+            return
+        # True: an idle connection is one that was lost, and is wanted again.
+        state = self.channel.get_state(try_to_connect=True)
+        if state is not self._state:
+            self._state = state
+            self._told(state is grpc.ChannelConnectivity.READY, state is grpc.ChannelConnectivity.TRANSIENT_FAILURE)
+
+    async def close(self, grace: float | None = None) -> None:
+        """Make no more calls, give those in flight so many seconds, and let go."""
+        if not self._closed:
+            self._closed = True
+            self._watch.cancel()
+        await self.channel.close(grace)
+        await asyncio.gather(self._watch, return_exceptions=True)
+
+    async def _watch_state(self) -> None:
+        while not self._closed:
+            self.check()
+            assert self._state is not None
+            await self.channel.wait_for_state_change(self._state)

@@ -1,0 +1,84 @@
+"""What all calls of one method share: its policy, its metrics, its way into the pool. Made once per multicallable."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from prometheus_client import Counter
+
+from mesh.client.pool import Pool
+from mesh.client.roster import Slot
+from mesh.policy import MethodPolicy
+from mesh.telemetry import metrics
+
+MAX_TIMEOUT = 24 * 3600.0
+"""Seconds. A deadline of ten years is a mistake or a trick; beyond some centuries gRPC's arithmetic overflows and the call
+fails at once."""
+
+
+class Method:
+    """One method of the service, as seen from one channel."""
+
+    __slots__ = (
+        "attempts_ok", "calls_ok", "kind", "monotonic", "name", "path", "policy", "pool", "registered", "response_deserializer",
+        "seconds", "sends_one", "serialize", "service",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        kind: str,
+        path: str,
+        policy: MethodPolicy,
+        pool: Pool,
+        serialize: Callable[[Any], bytes] | None,
+        response_deserializer: Callable[[bytes], Any] | None,
+        registered: bool,
+    ) -> None:
+        self.kind = kind
+        self.sends_one = kind.startswith("unary_")
+        self.path = path
+        self.service, _, self.name = path.lstrip("/").rpartition("/")
+        self.policy = policy
+        self.pool = pool
+        self.monotonic = pool.clock.monotonic
+        self.serialize = serialize if serialize is not None else _as_it_is
+        self.response_deserializer = response_deserializer
+        self.registered = registered
+        # Children are looked up once: labels() costs more than all the rest of a measurement.
+        self.calls_ok = metrics.CLIENT_CALLS.labels(self.service, self.name, "OK")
+        self.attempts_ok = metrics.CLIENT_ATTEMPTS.labels(self.service, self.name, "OK")
+        self.seconds = metrics.CLIENT_CALL_SECONDS.labels(self.service, self.name)
+
+    def on(self, slot: Slot) -> Any:
+        """Return the multicallable of this method on an endpoint's connection. Requests go in serialized."""
+        call = slot.calls.get(self)
+        if call is None:
+            make = getattr(slot.connection.channel, self.kind)
+            call = slot.calls[self] = make(
+                self.path, None, self.response_deserializer, _registered_method=self.registered
+            )
+        return call
+
+    def attempts(self, code: str) -> Counter:
+        """Return the counter of attempts that ended so."""
+        return metrics.CLIENT_ATTEMPTS.labels(self.service, self.name, code)
+
+    def calls(self, code: str) -> Counter:
+        """Return the counter of calls that ended so."""
+        return metrics.CLIENT_CALLS.labels(self.service, self.name, code)
+
+    def timeout(self, asked: float | None) -> float:
+        """Return the seconds a call may take: what its caller asked, within reason, or what its policy says."""
+        if asked is None:
+            return self.policy.timeout
+        if math.isnan(asked):
+            return 0.0
+        return min(asked, MAX_TIMEOUT)
+
+
+def _as_it_is(message: Any) -> bytes:
+    if not isinstance(message, bytes):
+        raise TypeError(f"a method without a serializer takes bytes, not {type(message).__name__}")
+    return message

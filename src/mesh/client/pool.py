@@ -1,0 +1,196 @@
+"""Connections to every instance of one service, kept as the roster asks, and the waiting for one that can be called.
+
+State changes in plain functions without an await; tasks only wait and then call them. One event loop owns a pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any
+
+
+from mesh import credentials
+from mesh.client.connection import Connection
+from mesh.client.roster import Changes, Picked, Roster, Slot
+from mesh.client.source import Source
+from mesh.clock import Clock, Dice
+from mesh.instance import State, View
+from mesh.policy import BreakerPolicy, BudgetPolicy
+from mesh.resilience.breaker import BreakerState
+from mesh.resilience.budget import Budget
+from mesh.settings import TLSFiles
+from mesh.telemetry import metrics
+
+_log = logging.getLogger("mesh.client")
+
+# Certificates are renewed days before they expire; a look every few seconds is soon enough and costs three stat calls.
+_RENEWAL_PAUSE = 5.0
+
+
+class Pool:
+    """The connections of one channel."""
+
+    def __init__(
+        self,
+        service: str,
+        source: Source,
+        *,
+        breaker: BreakerPolicy,
+        tls: TLSFiles | None,
+        drain: float,
+        clock: Clock,
+        dice: Dice,
+    ) -> None:
+        self.service = service
+        self.clock = clock
+        self.dice = dice
+        self.budget = Budget(BudgetPolicy(), clock.monotonic())
+        self.roster = Roster(service, breaker, start=dice.randrange(1024), on_breaker=self._breaker_changed)
+        self.pick: Callable[..., Picked | None] = self.roster.pick
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.closed = False
+        self._source = source
+        self._tls = tls
+        self._credentials = credentials.channel_credentials(tls) if tls is not None else None
+        self._fingerprint = credentials.fingerprint(tls) if tls is not None else ""
+        self._drain = drain
+        self._waiters: list[asyncio.Future[None]] = []
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._renewed: dict[Slot, Connection] = {}
+
+    def __repr__(self) -> str:
+        return f"Pool({self.service}, {self.roster!r})"
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to listen and to connect, in the running loop."""
+        self.loop = loop
+        self._source.open(self._view_changed)
+        if self._tls is not None:
+            self.spawn(self._renew())
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run something that has to end before the pool is closed."""
+        assert self.loop is not None
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether waiting is pointless for now: the registry was read, and no connection is being made."""
+        wanted = [s for s in self.roster.slots if s.instance.state is State.READY]
+        return self.roster.view.known and all(s.failing for s in wanted)
+
+    @property
+    def complaint(self) -> str:
+        """Why no instance can be called, in a sentence."""
+        view, where = self.roster.view, self._source.where
+        if not view.known:
+            return f"the instances of {self.service} are not known yet: the registry did not answer ({where})"
+        if not view.instances:
+            return f"no instance of {self.service} is registered ({where})"
+        if not view.ready:
+            return f"all {len(view.instances)} instances of {self.service} are draining or paused ({where})"
+        names = [str(i.endpoint) for i in view.ready]
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        return f"no instance of {self.service} can be reached: {shown} ({where})"
+
+    async def changed(self, timeout: float | None) -> None:
+        """Return when something may have changed about who can be called, or after so many seconds."""
+        assert self.loop is not None
+        waiter: asyncio.Future[None] = self.loop.create_future()
+        self._waiters.append(waiter)
+        timer = self.loop.call_later(timeout, _wake, waiter) if timeout is not None else None
+        try:
+            await waiter
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    async def close(self, grace: float | None) -> None:
+        """Finish calls within `grace` seconds, cancel the rest, and leave nothing behind."""
+        self.closed = True
+        await self._source.close()
+        slots = self.roster.slots
+        ends = [slot.connection.close(grace) for slot in slots]
+        ends += [connection.close() for connection in self._renewed.values()]
+        await asyncio.gather(*ends)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for slot in slots:
+            slot.connected = False
+        self._count()
+
+    def _view_changed(self, view: View) -> None:
+        if not self.closed:
+            self._apply(self.roster.update(view))
+
+    def _apply(self, changes: Changes) -> None:
+        for slot in changes.opened:
+            slot.connection = self._connect(slot)
+        for slot in changes.closed:
+            self.spawn(self._leave(slot))
+        self._count()
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            _wake(waiter)
+
+    def _connect(self, slot: Slot) -> Connection:
+        def told(connected: bool, failing: bool) -> None:
+            if not self.closed and slot.connection is connection:
+                self._apply(self.roster.connection_changed(slot, connected=connected, failing=failing))
+            elif connected and self._renewed.get(slot) is connection:
+                self._swap(slot, self._renewed.pop(slot))
+
+        connection = Connection(slot.name, self._credentials, told)
+        return connection
+
+    async def _leave(self, slot: Slot) -> None:
+        renewed = self._renewed.pop(slot, None)
+        if renewed is not None:
+            await renewed.close()
+        await slot.connection.close(self._drain)
+
+    async def _renew(self) -> None:
+        assert self._tls is not None
+        while True:
+            await self.clock.sleep(_RENEWAL_PAUSE)
+            seen = credentials.fingerprint(self._tls)
+            if seen == self._fingerprint:
+                continue
+            try:
+                self._credentials = credentials.channel_credentials(self._tls)
+            except Exception as e:
+                _log.warning("kept the certificate before: %s", e, extra={"event.action": "certificate-refused"})
+                continue
+            self._fingerprint = seen
+            for slot in self.roster.slots:
+                if slot not in self._renewed:
+                    self._renewed[slot] = self._connect(slot)
+
+    def _swap(self, slot: Slot, fresh: Connection) -> None:
+        worn, slot.connection, slot.calls = slot.connection, fresh, {}
+        self._apply(self.roster.connection_changed(slot, connected=True))
+        self.spawn(worn.close(self._drain))
+
+    def _count(self) -> None:
+        slots = self.roster.slots
+        ready = len(self.roster.pickable) if not self.closed else 0
+        known = len(slots) if not self.closed else 0
+        metrics.CLIENT_ENDPOINTS.labels(self.service, "ready").set(ready)
+        metrics.CLIENT_ENDPOINTS.labels(self.service, "not_ready").set(known - ready)
+
+    def _breaker_changed(self, state: BreakerState) -> None:
+        metrics.CLIENT_BREAKER_TRANSITIONS.labels(self.service, state.value).inc()
+        _log.info(
+            "a breaker of %s is %s now", self.service, state.value, extra={"event.action": f"breaker-{state.value}"}
+        )
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

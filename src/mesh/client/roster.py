@@ -1,0 +1,168 @@
+"""Who may be called: a machine that joins what the registry says (a View), what the connections say, and what the breakers
+say, into the list that is picked from. It opens nothing itself; it returns what is to be opened and closed.
+
+Rules:
+  1. One slot per endpoint. Where two instances name one endpoint (a restart, and the old key not yet expired), the one
+     started last speaks for it.
+  2. Picked from: slots that are connected and whose instance says READY. DRAINING and PAUSED ones keep their connection,
+     for the calls in flight, and get no new call.
+  3. An instance that vanishes after it was draining is closed. One that vanishes without a goodbye while its connection
+     stands is a suspect: the connection is the better witness, so it stays until that breaks.
+  4. With more than half of the connected endpoints ejected by their breakers, ejection is ignored (panic).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from mesh.balancing.round_robin import RoundRobin
+from mesh.instance import Endpoint, Instance, State, View
+from mesh.policy import BreakerPolicy
+from mesh.resilience.breaker import Breaker, BreakerState, Permit, is_panic
+from mesh.resilience.outcome import Outcome
+
+# Handed out in panic: nothing that it is told can change a breaker.
+_UNCOUNTED = Permit(Breaker(BreakerPolicy()), -1)
+
+Picked = tuple["Slot", Permit]
+
+
+class Slot:
+    """An endpoint that we know, its breaker, and the connection that somebody else keeps for it."""
+
+    __slots__ = ("breaker", "calls", "connected", "connection", "failing", "instance", "name", "suspect")
+
+    def __init__(self, instance: Instance, breaker: Breaker) -> None:
+        self.instance = instance
+        self.name = str(instance.endpoint)
+        self.breaker = breaker
+        self.connected = False
+        self.failing = False
+        """The last attempt to connect failed."""
+        self.suspect = False
+        """Gone from the registry without a goodbye, but its connection stands."""
+        self.connection: Any = None
+        self.calls: dict[Any, Any] = {}
+        """The connection's multicallables, by method: a cache of whoever makes the calls."""
+
+    def __repr__(self) -> str:
+        words = [self.instance.state.value, "connected" if self.connected else "not connected"]
+        words += ["suspect"] if self.suspect else []
+        return f"Slot({self.name}, {', '.join(words)}, {self.breaker!r})"
+
+
+@dataclass(slots=True)
+class Changes:
+    """What is to be done about connections."""
+
+    opened: list[Slot] = field(default_factory=list)
+    closed: list[Slot] = field(default_factory=list)
+
+
+class Roster:
+    """The slots of one service. Not locked: one loop, or one lock, owns it."""
+
+    def __init__(
+        self,
+        service: str,
+        policy: BreakerPolicy,
+        *,
+        start: int = 0,
+        on_breaker: Callable[[BreakerState], None] = lambda _: None,
+    ) -> None:
+        self.view = View(service)
+        self._policy = policy
+        self._on_breaker = on_breaker
+        self._slots: dict[Endpoint, Slot] = {}
+        self._turns: RoundRobin[Slot] = RoundRobin(start=start)
+        self._ejected = 0
+
+    def __repr__(self) -> str:
+        return f"Roster({list(self._slots.values())!r})"
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """Every endpoint known, connected or not."""
+        return tuple(self._slots.values())
+
+    @property
+    def pickable(self) -> tuple[Slot, ...]:
+        """The endpoints that calls go to."""
+        return self._turns.items
+
+    def update(self, view: View) -> Changes:
+        """Take over a new view. An unknown one says nothing and changes nothing."""
+        changes = Changes()
+        if not view.known:
+            return changes
+        self.view = view
+        spoken_for: dict[Endpoint, Instance] = {}
+        for instance in sorted(view.instances, key=lambda i: i.started):
+            spoken_for[instance.endpoint] = instance
+        for endpoint in [e for e in self._slots if e not in spoken_for]:
+            self._vanished(endpoint, changes)
+        for endpoint, instance in spoken_for.items():
+            slot = self._slots.get(endpoint)
+            if slot is None:
+                slot = self._slots[endpoint] = Slot(instance, Breaker(self._policy, self._breaker_changed))
+                changes.opened.append(slot)
+            slot.instance, slot.suspect = instance, False
+        self._arrange()
+        return changes
+
+    def connection_changed(self, slot: Slot, *, connected: bool, failing: bool = False) -> Changes:
+        """Take over what a connection says of itself."""
+        changes = Changes()
+        if self._slots.get(slot.instance.endpoint) is not slot:
+            return changes
+        if connected and not slot.connected:
+            slot.breaker.allow_probes()
+        slot.connected, slot.failing = connected, failing
+        if slot.suspect and not connected:
+            del self._slots[slot.instance.endpoint]
+            changes.closed.append(slot)
+        self._arrange()
+        return changes
+
+    def pick(self, now: float, tried: Collection[Slot] = ()) -> Picked | None:
+        """Choose the endpoint of an attempt, none of `tried` if there is another; None where nothing is connected."""
+        slot = self._turns.pick()
+        if slot is None:
+            return None
+        permit = slot.breaker.acquire(now)
+        if permit is not None and (not tried or slot not in tried):
+            return slot, permit
+        return self._pick_further(slot, permit, now, tried)
+
+    def _pick_further(self, slot: Slot, permit: Permit | None, now: float, tried: Collection[Slot]) -> Picked:
+        if permit is not None:
+            others = [s for s in self._turns.items if s not in tried]
+            if not others:
+                return slot, permit
+            permit.record(Outcome.NEUTRAL, now)
+        panic = is_panic(self._ejected, len(self._turns.items))
+        for candidate in self._turns.turn(tried):
+            allowed = candidate.breaker.acquire(now)
+            if allowed is not None:
+                return candidate, allowed
+            if panic:
+                return candidate, _UNCOUNTED
+        return slot, _UNCOUNTED
+
+    def _vanished(self, endpoint: Endpoint, changes: Changes) -> None:
+        slot = self._slots[endpoint]
+        if slot.connected and slot.instance.state is State.READY:
+            slot.suspect = True
+            return
+        del self._slots[endpoint]
+        changes.closed.append(slot)
+
+    def _arrange(self) -> None:
+        self._turns.replace([s for s in self._slots.values() if s.connected and s.instance.state is State.READY])
+        self._ejected = sum(not s.breaker.is_closed for s in self._turns.items)
+
+    def _breaker_changed(self, state: BreakerState) -> None:
+        self._ejected = sum(not s.breaker.is_closed for s in self._turns.items)
+        self._on_breaker(state)

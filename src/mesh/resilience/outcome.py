@@ -1,0 +1,55 @@
+"""What a finished attempt says: about the endpoint that answered, and about whether the server can have seen the request.
+
+Codes go by their names ("UNAVAILABLE"), so that the asyncio and the blocking client, and any simulation, share this file.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class Outcome(enum.Enum):
+    """What an attempt proves about its endpoint. Three, not two: most errors prove nothing."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    NEUTRAL = "neutral"
+
+
+# The fault may be the endpoint's. UNKNOWN is what a crashed handler answers; DEADLINE_EXCEEDED is what a hung one gives.
+_FAULTS = frozenset({"UNAVAILABLE", "INTERNAL", "UNKNOWN", "DATA_LOSS", "DEADLINE_EXCEEDED"})
+# The endpoint works and says no, to this caller or to this much load. RESOURCE_EXHAUSTED is load (slow, not broken),
+# UNIMPLEMENTED is the caller's version, CANCELLED is whoever hung up.
+_NOTHING = frozenset({"CANCELLED", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED", "UNAUTHENTICATED", "PERMISSION_DENIED"})
+
+
+def outcome_of(code: str) -> Outcome:
+    """Classify a status code by its name. An application's own answer (NOT_FOUND, ABORTED, …) is a success of the host."""
+    if code in _FAULTS:
+        return Outcome.FAILURE
+    return Outcome.NEUTRAL if code in _NOTHING else Outcome.SUCCESS
+
+
+# What gRPC's core writes when no byte of the request left this process: no connection could be made or resolved, or the
+# channel was already leaving. Seen with grpcio 1.66 to 1.85; tests/client/test_unsent.py holds the library to it.
+_NEVER_SENT = (
+    "failed to connect to all addresses",
+    "DNS resolution failed",
+    "Failed to pick subchannel",
+    "empty address list",
+)
+# The peer says that it did not look at the stream: HTTP/2 error code 7 (RFC 9113, 8.7: safe to send again).
+_REFUSED_STREAM = ("REFUSED_STREAM", "RST_STREAM with error code 7", "http2_error:7")
+
+
+def was_surely_not_processed(code: str, details: str, debug: str = "") -> bool:
+    """Tell whether the server cannot have acted on the request: it was never sent, or the stream was refused unread.
+
+    A connection that broke under the call ("Socket closed", "Connection reset by peer", "Broken pipe") proves nothing:
+    the server may have read the request and died answering.
+    """
+    if code != "UNAVAILABLE":
+        return False
+    return any(mark in details for mark in _NEVER_SENT) or any(
+        mark in details or mark in debug for mark in _REFUSED_STREAM
+    )
