@@ -237,5 +237,23 @@ tracing.end(tracing.start_call("story.v1.StoryService", "Tell"), "OK")
 
 
 def test_a_provider_that_the_application_set_is_used() -> None:
-    lines, _ = tell({"OTEL_TRACES_EXPORTER": "otlp"}, APPLICATION)
+    lines, _ = tell({}, APPLICATION)
     assert lines == [["story.v1.StoryService/Tell"]]
+
+
+LIBRARY = """
+from opentelemetry import trace
+from mesh.telemetry import tracing
+tracing.adopt()
+tracing.adopt()
+assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+tracing.end(tracing.start_call("story.v1.StoryService", "Tell"), "OK")
+"""
+
+
+def test_a_client_is_traced_by_the_variables_alone_and_the_applications_provider_stays_its_own(
+    collector: Collector,
+) -> None:
+    tell({"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{collector.address}", "OTEL_SERVICE_NAME": "caller"}, LIBRARY)
+    assert [span["name"] for span in collector.spans] == ["story.v1.StoryService/Tell"]
+    assert collector.resources[0]["service.name"] == "caller"

@@ -13,8 +13,6 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from opentelemetry import trace
-
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -47,10 +45,10 @@ def wanted(env: Mapping[str, str]) -> bool:
     return bool(env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or env.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
 
 
-def configure(service_name: str, service_version: str, instance_id: str) -> None:
-    """Set the process's tracer provider, if the variables ask for one and nobody has set it yet."""
-    if not wanted(os.environ) or not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-        return
+def provider(service_name: str = "", service_version: str = "", instance_id: str = "") -> TracerProvider | None:
+    """Return a provider that exports as the variables ask, or None; why there is none although they ask is logged."""
+    if not wanted(os.environ):
+        return None
     try:
         from opentelemetry.sdk.resources import OTELResourceDetector, Resource
         from opentelemetry.sdk.trace import TracerProvider
@@ -59,19 +57,19 @@ def configure(service_name: str, service_version: str, instance_id: str) -> None
         exporter = _exporter(os.environ)
     except ImportError as e:
         _LOG.warning(_OVERWRITTEN if (e.name or "").startswith("opentelemetry.proto") else _MISSING)
-        return
+        return None
     except Exception as e:  # a wrong OTEL_* value: no reason not to serve
         _LOG.warning("No traces: the exporter does not accept its OTEL_* settings: %s", f"{type(e).__name__}: {e}")
-        return
+        return None
     ours = {"service.name": service_name, "service.version": service_version, "service.instance.id": instance_id}
     # What the operator wrote in OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES wins.
     resource = Resource.create({k: v for k, v in ours.items() if v}).merge(OTELResourceDetector().detect())
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(exporter))
+    made = TracerProvider(resource=resource, shutdown_on_exit=False)
+    made.add_span_processor(BatchSpanProcessor(exporter))
     for name in _LOUD:
         logging.getLogger(name).addFilter(_Seldom())
-    trace.set_tracer_provider(provider)
-    atexit.register(_Leaving(provider, exporter).leave)
+    atexit.register(_Leaving(made, exporter).leave)
+    return made
 
 
 def _exporter(env: Mapping[str, str]) -> SpanExporter:

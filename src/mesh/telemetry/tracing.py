@@ -28,29 +28,47 @@ _SERVER_ERRORS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "IN
 Metadata = Iterable[tuple[str, str | bytes]]
 
 _enabled = False
+_tried = False
+_made: trace.TracerProvider | None = None
 _tracer: Tracer = trace.NoOpTracer()
 
 
 def configure(service_name: str, service_version: str = "", instance_id: str = "") -> None:
-    """Set tracing up for a process that is ours to set up, as the OTEL_* variables ask; without them, do nothing.
+    """Set the tracer provider of a process that is ours to set up, if the OTEL_* variables ask for one.
 
-    A tracer provider that the application has set before wins. Calling it again changes nothing.
+    A provider that the application has set before wins. Calling it again changes nothing.
     """
-    export.configure(service_name, service_version, instance_id)
+    if not _is_set(trace.get_tracer_provider()):
+        made = _own(service_name, service_version, instance_id)
+        if made is not None:
+            trace.set_tracer_provider(made)
     adopt()
 
 
 def adopt() -> None:
-    """Use the tracer provider that the application has set, if there is one. For a library: it sets up nothing.
+    """Use the provider that the application has set; without one, what the OTEL_* variables ask for, for our spans.
 
-    Called when a channel or server is made, so an application sets its provider before that.
+    For a library, which leaves the process's own provider to the application. Called when a channel or a server is
+    made; what the application sets later counts from the next one on.
     """
     global _enabled, _tracer
-    provider = trace.get_tracer_provider()
-    if isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):
-        return
-    _tracer = provider.get_tracer("mesh", schema_url=_SCHEMA)
-    _enabled = True
+    found = trace.get_tracer_provider()
+    used = found if _is_set(found) else _own()
+    if used is not None:
+        _tracer = used.get_tracer("mesh", schema_url=_SCHEMA)
+        _enabled = True
+
+
+def _is_set(provider: trace.TracerProvider) -> bool:
+    return not isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider)
+
+
+def _own(service_name: str = "", service_version: str = "", instance_id: str = "") -> trace.TracerProvider | None:
+    """Return the provider that the variables ask for; it is made, or complained about, once."""
+    global _tried, _made
+    if not _tried:
+        _tried, _made = True, export.provider(service_name, service_version, instance_id)
+    return _made
 
 
 def enabled() -> bool:
