@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 async def calls() -> None:
     async with mesh.connect("users.v1.UserService") as channel:
         stub = users_pb2_grpc.UserServiceStub(channel)
-        assert_type(stub, "UserServiceAsyncStub")
+        assert_type(stub, UserServiceAsyncStub)
         user = await stub.GetUser(users_pb2.GetUserRequest(id="ada"))
         assert_type(user, users_pb2.User)
         async for change in stub.WatchUsers(users_pb2.WatchUsersRequest()):
