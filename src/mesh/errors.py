@@ -51,6 +51,10 @@ class LeaseLost(StoreError):
     """The lease has expired or was revoked, and every key under it is gone."""
 
 
+class DuplicateInstance(StoreError):
+    """Another living process is registered under the same service and instance id."""
+
+
 class Compacted(StoreError):
     """The revision asked for has been compacted away; read the whole prefix again.
 

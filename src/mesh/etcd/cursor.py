@@ -10,6 +10,8 @@ Rules:
 
 from __future__ import annotations
 
+import itertools
+
 from grpcmesh.etcd.v3 import etcd_pb2 as pb
 from mesh.errors import Compacted, StoreUnavailable
 from mesh.etcd.wire import entry_of, key_of, watch_request
@@ -35,8 +37,10 @@ class Cursor:
         """Return what begins or resumes the watch."""
         return watch_request(self._prefix, self.told + 1)
 
-    def take(self, answer: pb.WatchResponse) -> Changed:
-        """Return what an answer tells; without changes it is a sign of life.
+    def take(self, answer: pb.WatchResponse) -> list[Changed]:
+        """Return what an answer tells, one item for each revision: a goodbye just before an end is not left out.
+
+        Without events it is a sign of life, told as an item without changes.
 
         Raises Compacted if everything must be read again, WatchRefused or StoreUnavailable if the watch is over.
         """
@@ -44,12 +48,15 @@ class Cursor:
             raise self._reason(answer)
         self._check_history(answer.header)
         if not answer.events:
-            return Changed({}, self.told)
-        changes: dict[str, Entry | None] = {
-            key_of(event.kv): None if event.deleted else entry_of(event.kv) for event in answer.events
-        }
-        self.told = max(self.told, answer.events[-1].kv.mod_revision)
-        return Changed(changes, self.told)
+            return [Changed({}, self.told)]
+        told = []
+        for revision, events in itertools.groupby(answer.events, key=lambda event: event.kv.mod_revision):
+            changes: dict[str, Entry | None] = {
+                key_of(event.kv): None if event.deleted else entry_of(event.kv) for event in events
+            }
+            told.append(Changed(changes, revision))
+        self.told = max(self.told, told[-1].revision)
+        return told
 
     def _check_history(self, header: pb.ResponseHeader) -> None:
         if header.revision < self.told or header.raft_term < self._term:

@@ -41,11 +41,12 @@ async def watch(session: Session, prefix: str, after: int, clock: Clock, dice: D
             async with session.stream(WATCH) as stream:
                 await stream.send(cursor.request())
                 async for answer in _answers(stream, clock):
-                    changed = cursor.take(answer)
+                    told = cursor.take(answer)
                     session.heard()
                     reconnect.worked()
                     refused = False
-                    yield changed
+                    for changed in told:
+                        yield changed
         except WatchRefused as e:
             # 1. The token expired: once more with a new one.  2. With a new one: we really may not.
             if refused or not session.user:

@@ -1,0 +1,84 @@
+"""A prefix of the store, copied and kept up to date for ever: list, watch from there, list again if history is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+from mesh.clock import Clock, Dice
+from mesh.errors import Compacted, StoreError, StoreUnavailable
+from mesh.resilience.reconnect import Reconnect
+from mesh.store import Entry, Store
+from mesh.telemetry.metrics import COMPACTIONS
+
+_log = logging.getLogger("mesh.registry")
+
+
+class Mirror:
+    """The entries under a prefix. `listener` gets the whole set, first once it is known and then at every change.
+
+    The mapping is the mirror's own and changes later: a listener that keeps it copies it.
+    """
+
+    def __init__(
+        self, store: Store, prefix: str, listener: Callable[[Mapping[str, Entry]], None], clock: Clock, dice: Dice
+    ) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._listener = listener
+        self._clock = clock
+        self._dice = dice
+        self._entries: dict[str, Entry] = {}
+        self._complaint = ""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"mesh-mirror {prefix}")
+
+    async def close(self) -> None:
+        """Stop."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        reconnect = Reconnect()
+        while True:
+            try:
+                await self._follow(reconnect)
+            except Compacted as e:
+                COMPACTIONS.inc()
+                _log.info("listing %s again: %s", self._prefix, e, extra={"event.action": "watch-compacted"})
+                if not reconnect.failures:
+                    reconnect.failed(0.0)
+                    continue
+            except StoreError as e:
+                self._complain(e)
+            except Exception:
+                _log.exception("the copy of %s stumbled and begins anew", self._prefix)
+            await self._clock.sleep(reconnect.failed(self._dice.random()))
+
+    async def _follow(self, reconnect: Reconnect) -> None:
+        listing = await self._store.list(self._prefix)
+        self._complaint = ""
+        self._entries = dict(listing.entries)
+        self._tell()
+        async for changed in self._store.watch(self._prefix, listing.revision):
+            reconnect.worked()
+            for key, entry in changed.changes.items():
+                if entry is None:
+                    self._entries.pop(key, None)
+                else:
+                    self._entries[key] = entry
+            if changed.changes:
+                self._tell()
+
+    def _tell(self) -> None:
+        try:
+            self._listener(self._entries)
+        except Exception:
+            _log.exception("a listener to %s failed", self._prefix)
+
+    def _complain(self, error: StoreError) -> None:
+        """Log each trouble once, however often it is met."""
+        if str(error) != self._complaint:
+            self._complaint = str(error)
+            level = logging.WARNING if isinstance(error, StoreUnavailable) else logging.ERROR
+            _log.log(level, "%s", error, extra={"event.action": "registry-unreadable"})
