@@ -1,0 +1,50 @@
+"""Which instances of a service are still believed in: news is taken at once, a silent mass disappearance is not.
+
+The registry's key of an instance that leaves in order is marked as draining first. A key that vanishes without that
+is a suspicion: one of many is believed (its lease ran out), more than half at once is more likely an accident of the
+store (a deleted prefix, a store restored from an old backup). Then the lost ones are kept, and Envoy's and gRPC's own
+health checks tell which of them live. They are let go when they say goodbye after all, or when as many others have
+come. So an empty list replaces a full one only when every instance said goodbye.
+"""
+
+from __future__ import annotations
+
+from mesh.instance import Instance, View
+
+
+class Retention:
+    """What is believed of one service. `observe` takes each View in turn."""
+
+    def __init__(self) -> None:
+        self._believed: dict[str, Instance] = {}
+        self._suspects: dict[str, Instance] = {}
+
+    def __repr__(self) -> str:
+        return f"Retention(believed={sorted(self._believed)}, suspects={sorted(self._suspects)})"
+
+    @property
+    def suspects(self) -> tuple[Instance, ...]:
+        """The instances that are kept though the store knows them no more."""
+        return tuple(self._suspects.values())
+
+    def observe(self, view: View) -> tuple[Instance, ...]:
+        """Return the instances that calls may go to, sorted by id."""
+        if not view.known:
+            return self._result()
+        present = {i.id: i for i in view.instances}
+        ready = {i.id: i for i in view.ready}
+        lost = {key: i for key, i in self._believed.items() if key not in present}
+        suspects = {key: i for key, i in self._suspects.items() if key not in present}
+        if 2 * len(lost) > len(self._believed):
+            suspects |= lost
+        # An address has one owner: who has it now has it.
+        addresses = {i.endpoint for i in present.values()}
+        suspects = {key: i for key, i in suspects.items() if i.endpoint not in addresses}
+        if len(ready) >= len(suspects):
+            suspects = {}
+        self._believed, self._suspects = ready, suspects
+        return self._result()
+
+    def _result(self) -> tuple[Instance, ...]:
+        both = self._believed | self._suspects
+        return tuple(both[key] for key in sorted(both))

@@ -1,0 +1,194 @@
+"""RDS: the way of each method, its time and its retries, as its policy says.
+
+Envoy sees a JSON call after the transcoder: as a gRPC call whose header `x-envoy-original-path` holds what the caller
+asked for. Envoy takes that header away from callers, so it tells JSON and gRPC apart.
+
+A method that is not idempotent by its contract is tried again only when the first attempt surely did not reach a
+handler. If its request has a `request_id`, a call that carries one may be sent again like any idempotent one: JSON
+shows it in the query (`?request_id=…`); a gRPC caller's message is closed to Envoy, so it says the same in the
+metadata entry `idempotency-key`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from envoy.config.core.v3 import base_pb2
+from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
+from envoy.type.matcher.v3 import regex_pb2
+
+from mesh.policy import DEFAULT_POLICY, MethodPolicy, RetryPolicy
+from mesh.xds.durations import duration
+from mesh.xds.resources import CLUSTER, Reference, Resource, pack
+from mesh.xds.snapshot import Method, Service
+
+# The name that front.yaml asks for.
+FRONT = "front"
+# A static cluster of front.yaml: ourselves, who answer reflection for the whole mesh.
+CONTROL_PLANE = "control_plane"
+
+# A caller's deadline is its own affair, up to this: no call may hold a place for ten years.
+MAX_DEADLINE = 3600.0
+# Picks that may meet a host already tried, before one of these is taken after all.
+_PICKS = 5
+# What Envoy and gRPC understand of the codes in a policy.
+_RETRIABLE = {"CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}
+# The attempt did not reach a handler.
+_UNPROCESSED = "connect-failure,refused-stream,reset-before-request"
+_REFLECTION = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
+
+_Headers = Sequence[route_components_pb2.HeaderMatcher]
+
+
+def routes_for_envoy(services: Iterable[Service], *, reflection: bool) -> Resource:
+    """Build the front's routes to all services. What matches none of them is answered by Envoy: 404, UNIMPLEMENTED."""
+    host = route_components_pb2.VirtualHost(name="mesh", domains=["*"])
+    needs: list[Reference] = []
+    for service in services:
+        needs.append((CLUSTER, service.name))
+        for method in service.methods:
+            host.routes.extend(_routes(service.name, method))
+        if not service.methods:
+            host.routes.extend(_foreign(service.name))
+    if reflection:
+        host.routes.extend(_reflection(name) for name in _REFLECTION)
+    return Resource.of(FRONT, route_pb2.RouteConfiguration(name=FRONT, virtual_hosts=[host]), *needs)
+
+
+def routes_for_grpc(service: Service) -> Resource:
+    """Build one service's routes out of what gRPC's clients understand (gRFC A28, A31, A44)."""
+    host = route_components_pb2.VirtualHost(name=service.name, domains=["*"])
+    for method in service.methods:
+        route = host.routes.add()
+        route.match.path = method.path
+        _direct(route.route, service.name)
+        if method.policy.idempotent:
+            route.route.retry_policy.CopyFrom(_grpc_retry(method.policy.retry))
+    rest = host.routes.add()
+    rest.match.prefix = ""
+    _direct(rest.route, service.name)
+    message = route_pb2.RouteConfiguration(name=service.name, virtual_hosts=[host])
+    return Resource.of(service.name, message, (CLUSTER, service.name))
+
+
+def _direct(action: route_components_pb2.RouteAction, cluster: str) -> None:
+    action.cluster = cluster
+    # The caller's deadline counts, up to our limit (gRFC A31). There is no word for a default.
+    action.max_stream_duration.grpc_timeout_header_max.CopyFrom(duration(MAX_DEADLINE))
+
+
+def _grpc_retry(retry: RetryPolicy) -> route_components_pb2.RetryPolicy:
+    return route_components_pb2.RetryPolicy(
+        retry_on=_codes(retry),
+        num_retries={"value": max(1, retry.max_attempts - 1)},
+        retry_back_off=_backoff(retry),
+    )
+
+
+def _routes(cluster: str, method: Method) -> Iterable[route_components_pb2.Route]:
+    """The first that matches counts: calls that may be repeated, then all; JSON before gRPC."""
+    policy = method.policy
+    if not policy.idempotent and policy.has_request_id:
+        for repeatable in (_query("request_?[iI]d"), _present("idempotency-key")):
+            yield _route(cluster, method, [_transcoded(), repeatable], json=True, repeat=True)
+        yield _route(cluster, method, [_present("idempotency-key")], json=False, repeat=True)
+    yield _route(cluster, method, [_transcoded()], json=True, repeat=policy.idempotent)
+    yield _route(cluster, method, [], json=False, repeat=policy.idempotent)
+
+
+def _route(cluster: str, method: Method, headers: _Headers, *, json: bool, repeat: bool) -> route_components_pb2.Route:
+    policy = method.policy
+    route = route_components_pb2.Route(
+        name=method.path,
+        match=route_components_pb2.RouteMatch(path=method.path, headers=headers),
+        route=route_components_pb2.RouteAction(cluster=cluster, retry_policy=_retry(policy.retry, repeat)),
+        # The instance gives up when the caller does. A caller's own deadline stays as it is.
+        request_headers_to_add=[_header("grpc-timeout", f"{round(policy.timeout * 1000)}m")],
+    )
+    _limit(route.route, policy, json=json, streaming=method.streaming)
+    return route
+
+
+def _limit(action: route_components_pb2.RouteAction, policy: MethodPolicy, *, json: bool, streaming: bool) -> None:
+    """Limit a call's time. JSON: the method's, then 504. gRPC: its caller's deadline, without one the method's."""
+    if json and not streaming:
+        action.timeout.CopyFrom(duration(policy.timeout))
+        return
+    action.timeout.CopyFrom(duration(0))
+    action.max_stream_duration.max_stream_duration.CopyFrom(duration(policy.timeout))
+    if not json:
+        action.max_stream_duration.grpc_timeout_header_max.CopyFrom(duration(max(MAX_DEADLINE, policy.timeout)))
+    if streaming:
+        # Silence on a stream is no fault; the listener's limit on idle streams is meant for others.
+        action.idle_timeout.CopyFrom(duration(policy.timeout))
+
+
+def _retry(retry: RetryPolicy, repeat: bool) -> route_components_pb2.RetryPolicy:
+    # Python's gRPC server answers calls it has not yet accepted with CANCELLED when it stops (grpc/grpc #41785).
+    again = f"{_UNPROCESSED},reset,cancelled,{_codes(retry)}".rstrip(",") if repeat else _UNPROCESSED
+    if retry.max_attempts <= 1:
+        return route_components_pb2.RetryPolicy(num_retries={"value": 0})
+    return route_components_pb2.RetryPolicy(
+        retry_on=again,
+        num_retries={"value": retry.max_attempts - 1},
+        retry_back_off=_backoff(retry),
+        retry_host_predicate=[
+            route_components_pb2.RetryPolicy.RetryHostPredicate(
+                name="envoy.retry_host_predicates.previous_hosts",
+                typed_config=pack(previous_hosts_pb2.PreviousHostsPredicate()),
+            )
+        ],
+        host_selection_retry_max_attempts=_PICKS,
+    )
+
+
+def _backoff(retry: RetryPolicy) -> route_components_pb2.RetryPolicy.RetryBackOff:
+    return route_components_pb2.RetryPolicy.RetryBackOff(
+        base_interval=duration(retry.initial_backoff),
+        max_interval=duration(max(retry.max_backoff, retry.initial_backoff)),
+    )
+
+
+def _codes(retry: RetryPolicy) -> str:
+    return ",".join(sorted(code.lower().replace("_", "-") for code in retry.codes & _RETRIABLE))
+
+
+def _foreign(service: str) -> Iterable[route_components_pb2.Route]:
+    """A service without a known contract: gRPC only, defaults, no repeats."""
+    method = Method(f"/{service}/", streaming=True, policy=DEFAULT_POLICY)
+    route = _route(service, method, [], json=False, repeat=False)
+    route.match.prefix = method.path
+    yield route
+
+
+def _reflection(name: str) -> route_components_pb2.Route:
+    route = route_components_pb2.Route(
+        name=f"/{name}/",
+        match=route_components_pb2.RouteMatch(prefix=f"/{name}/"),
+        route=route_components_pb2.RouteAction(cluster=CONTROL_PLANE),
+    )
+    route.route.timeout.CopyFrom(duration(0))
+    route.route.max_stream_duration.max_stream_duration.CopyFrom(duration(60))
+    return route
+
+
+def _transcoded() -> route_components_pb2.HeaderMatcher:
+    return _present("x-envoy-original-path")
+
+
+def _present(name: str) -> route_components_pb2.HeaderMatcher:
+    return route_components_pb2.HeaderMatcher(name=name, present_match=True)
+
+
+def _query(parameter: str) -> route_components_pb2.HeaderMatcher:
+    pattern = regex_pb2.RegexMatcher(regex=rf".*[?&]{parameter}=[^&]+.*")
+    matcher = route_components_pb2.HeaderMatcher(name="x-envoy-original-path")
+    matcher.string_match.safe_regex.CopyFrom(pattern)
+    return matcher
+
+
+def _header(name: str, value: str) -> base_pb2.HeaderValueOption:
+    return base_pb2.HeaderValueOption(
+        header=base_pb2.HeaderValue(key=name, value=value), append_action=base_pb2.HeaderValueOption.ADD_IF_ABSENT
+    )
