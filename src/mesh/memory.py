@@ -180,7 +180,7 @@ class MemoryStore:
         if self._closed:
             return
         self._closed = True
-        for lease in self._own:
+        for lease in (lease for lease in self._own if lease.id in self._data.leases):
             task = asyncio.create_task(self._expire_later(lease), name="mesh-memory-lease")
             self._data.expiring.add(task)
             task.add_done_callback(self._data.expiring.discard)

@@ -67,7 +67,7 @@ class Registrar:
         self._clock = clock
         self._dice = dice
         self._lease: Lease | None = None
-        self._lost: asyncio.Future[None] | None = None
+        self._lost: asyncio.Task[bool] | None = None
         self._held: set[int] = set()
         self._news = asyncio.Event()
         self._writing = asyncio.Lock()
@@ -174,7 +174,7 @@ class Registrar:
     async def _grant(self) -> Lease:
         lease = await self._store.lease(self._ttl)
         self._held.add(lease.id)
-        self._lease, self._lost = lease, asyncio.ensure_future(lease.lost())
+        self._lease, self._lost = lease, asyncio.create_task(_end_of(lease), name="mesh-registrar-lease")
         return lease
 
     def _drop_lease(self) -> None:
@@ -187,7 +187,7 @@ class Registrar:
     async def _until_news(self) -> None:
         """Return when something about our keys changed; raise LeaseLost when the lease has ended."""
         assert self._lost is not None
-        news = asyncio.ensure_future(self._news.wait())
+        news = asyncio.create_task(self._news.wait(), name="mesh-registrar-news")
         try:
             await asyncio.wait([self._lost, news], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -243,6 +243,11 @@ class Registrar:
         if str(error) != self._complaint:
             self._complaint = str(error)
             _log.warning("not registered: %s", error, extra={"event.action": "not-registered"})
+
+
+async def _end_of(lease: Lease) -> bool:
+    await lease.lost()
+    return True
 
 
 def _fail(done: asyncio.Future[None], error: StoreError) -> None:
