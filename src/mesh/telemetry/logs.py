@@ -23,7 +23,7 @@ from opentelemetry import trace
 
 from mesh.errors import MeshError, SettingsError
 
-ECS_VERSION = "8.17.0"
+ECS_VERSION = "8.11.0"  # as in envoy/front.yaml
 
 # What `extra` may name. Anything else is dropped: a field nobody thought about is how personal data gets into logs.
 _EXTRAS = frozenset(

@@ -129,16 +129,19 @@ class ServerSpan:
         carrier = [(key.lower(), value) for key, value in metadata if isinstance(value, str)]
         self._parent = propagate.extract(carrier, context=context.get_current(), getter=_PAIRS)
         self._span = _tracer.start_span(name, context=self._parent, kind=SpanKind.SERVER, attributes=attributes)
+        self._inside = self._parent
         self._token: Any = None
 
     def __enter__(self) -> Span:
-        self._token = context.attach(trace.set_span_in_context(self._span, self._parent))
+        self._inside = trace.set_span_in_context(self._span, self._parent)
+        self._token = context.attach(self._inside)
         return self._span
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        context.detach(self._token)
+        if context.get_current() is self._inside:  # or another task closes a generator's
+            context.detach(self._token)
         end(self._span, "OK" if kind is None else "UNKNOWN" if issubclass(kind, Exception) else "CANCELLED")
 
 
