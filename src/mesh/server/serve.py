@@ -16,6 +16,7 @@ from mesh.server.server import Server
 from mesh.settings import Settings
 from mesh.store import Store
 from mesh.telemetry import logs, pages, tracing
+from mesh.wallclock import CLOCK
 
 _log = logging.getLogger("mesh.server")
 
@@ -23,6 +24,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Beyond `drain`. A handler that swallows its cancellation, or holds the loop, must not keep a process that is told to
 # end; the lease ends what is left of it in the store.
 _LAST_MOMENT = 0.9
+# Two signals closer than this are one: `timeout` and shells send theirs to the process and to its group.
+_SAME_SIGNAL = 0.2
 _ENDED_BY_FORCE = 70  # EX_SOFTWARE of sysexits.h
 
 
@@ -67,6 +70,7 @@ class _Told:
         self._loop = loop
         self._drain = drain
         self._force: threading.Timer | None = None
+        self._since = 0.0
         self.first = asyncio.Event()
         self.second = asyncio.Event()
 
@@ -76,8 +80,9 @@ class _Told:
             self._force = threading.Timer(self._drain + _LAST_MOMENT, self._end_by_force)
             self._force.daemon = True
             self._force.start()
+            self._since = CLOCK.monotonic()
             self._loop.call_soon_threadsafe(self.first.set)
-        else:
+        elif CLOCK.monotonic() - self._since > _SAME_SIGNAL:
             self._loop.call_soon_threadsafe(self.second.set)
 
     def finished(self, unfinished: int) -> None:
