@@ -31,8 +31,11 @@ class Running:
 class Stack:
     """`mesh up` with some arguments, from `with` to its end. Properties are read from stack.json each time."""
 
-    def __init__(self, data: Path, *arguments: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, data: Path, *arguments: str, env: Mapping[str, str] | None = None, folder: Path | None = None
+    ) -> None:
         self.data = data
+        self._folder = folder
         ports = ("--port", "0", "--etcd-port", "0", "--control-plane-port", "0", "--admin-port", "0")
         self._command = [sys.executable, "-m", "mesh", "up", "--data", str(data), *ports, *arguments]
         self._env = {**os.environ, **(env or {})}
@@ -50,7 +53,13 @@ class Stack:
         """Start it and wait until everything serves."""
         with self._told.open("wb") as out:
             self._process = subprocess.Popen(
-                self._command, env=self._env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+                self._command,
+                cwd=self._folder,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
             )
         try:
             self._wait(lambda: bool(self.told()), START_TIMEOUT, "up")
