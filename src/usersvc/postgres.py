@@ -7,6 +7,9 @@ to each other run one after the other, all others side by side, and what `decide
 How the log keeps its order: sequences are drawn under one more lock that is taken last and held through the commit.
 Without it a later number could become visible before an earlier one, and a watcher would step over the earlier.
 The price is one commit at a time among those that change something (NOTIFY would ask the same price).
+
+How callers get away: asyncpg answers a cancellation by asking the server to cancel, and waits for its word. A server
+that hangs never gives it, so the asking is left to a task of its own and the caller goes at once.
 """
 
 from __future__ import annotations
@@ -14,8 +17,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Self, TypeVar
 
 import asyncpg
 
@@ -24,8 +28,10 @@ from mesh.wallclock import CLOCK
 from users.v1.users_pb2 import User
 from usersvc import sql
 from usersvc.postgres_schema import COLLISIONS, CONNECT_TIMEOUT, ERRORS, LOGGING, SETTINGS, failure, prepare
-from usersvc.store import Change, ChangesForgotten, Retention
+from usersvc.store import Change, ChangesForgotten, OpenFailed, Retention
 from usersvc.writes import Write, decide
+
+T = TypeVar("T")
 
 _log = logging.getLogger("usersvc.postgres")
 
@@ -33,16 +39,21 @@ CONNECTIONS = 10
 _TRIES = 3  # of a write that collided; the locks make a first collision rare
 _COMMAND_TIMEOUT = 10.0  # seconds; callers are less patient, this is for the work without callers
 _CLOSING = 5.0  # seconds
+_RELEASING = 1.0  # seconds that a connection has to become usable again; then it is dropped
 _LOCK = "SELECT pg_advisory_xact_lock(key) FROM unnest($1::bigint[]) AS key"
 
 
 class PostgresStore:
-    """Users in a PostgreSQL database. One event loop owns it; connections are made when needed, anew when lost."""
+    """Users in a PostgreSQL database. One event loop owns it; connections are made when needed, anew when lost.
+
+    `_left` holds the tasks that clean up after callers who went away.
+    """
 
     def __init__(self, pool: asyncpg.Pool, key: bytes, clock: Clock, retention: Retention) -> None:
         self._pool = pool
         self._clock = clock
         self._retention = retention
+        self._left: set[asyncio.Task[Any]] = set()
         self.key = key
 
     @classmethod
@@ -64,7 +75,10 @@ class PostgresStore:
             server_settings=SETTINGS,
             reset=_reset,
         )
-        return cls(pool, await pool.fetchval(sql.TOKEN_KEY), clock, retention)
+        try:
+            return cls(pool, await pool.fetchval(sql.TOKEN_KEY), clock, retention)
+        except ERRORS as e:
+            raise OpenFailed(f"cannot keep users in PostgreSQL: {failure(e)}") from e
 
     async def get(self, id: str) -> User | None:
         """Return the user of this id, or None."""
@@ -81,6 +95,9 @@ class PostgresStore:
 
     async def write(self, write: Write) -> bytes:
         """Do a write in one durable transaction and return its answer."""
+        return await self._while_wanted(self._write(write))
+
+    async def _write(self, write: Write) -> bytes:
         for _ in range(_TRIES - 1):
             try:
                 return await self._try(write)
@@ -95,7 +112,7 @@ class PostgresStore:
 
     async def _try(self, write: Write) -> bytes:
         now = int(self._clock.time() * 1_000_000)
-        async with self._pool.acquire() as connection, connection.transaction():
+        async with self._connection() as connection, connection.transaction():
             await connection.execute(_LOCK, _locks(write))
             facts = sql.facts_of(await _one(connection, *sql.wanted(write, now)))
             decision = decide(write, facts, now)
@@ -138,11 +155,15 @@ class PostgresStore:
             self._pool.terminate()
 
     async def _fetch(self, statement: str, *values: Any) -> list[Any]:
+        async def fetch() -> list[Any]:
+            async with self._connection() as connection:
+                rows: list[Any] = await connection.fetch(sql.dollars(statement), *values)
+                return rows
+
         try:
-            rows: list[Any] = await self._pool.fetch(sql.dollars(statement), *values)
+            return await self._while_wanted(fetch())
         except ERRORS as e:
             raise failure(e) from e
-        return rows
 
     async def _count(self, statement: str, *values: Any) -> int:
         try:
@@ -150,6 +171,25 @@ class PostgresStore:
         except ERRORS as e:
             raise failure(e) from e
         return int(done.rpartition(" ")[2])  # "DELETE 17"
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        connection = await self._pool.acquire()
+        try:
+            yield connection
+        finally:
+            await self._pool.release(connection, timeout=_RELEASING)
+
+    async def _while_wanted(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do some work; if the caller goes away, cancel the work but do not wait until it has cleaned up."""
+        task = asyncio.create_task(work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.cancel()
+            self._left.add(task)
+            task.add_done_callback(self._left.discard)
+            raise
 
 
 async def _one(connection: Any, statement: str, values: Sequence[Any]) -> Any:

