@@ -5,8 +5,8 @@
     async with mesh.connect("users.v1.UserService") as channel: ...   # a grpc.aio.Channel for any generated stub
     await mesh.serve(MyServicer())                                    # serve, register, drain, leave
 
-What may be imported is what stands in `__all__`; everything else may change. Names are loaded when they are first used, so
-that `import mesh` costs nothing.
+What may be imported is what stands in `__all__`; everything else may change. Names are loaded when they are first
+used, so that `import mesh` costs nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """One call: its deadline, its attempts, its end. What the four kinds have in common, and the unary-unary kind.
 
-The first attempt starts while the call object is made, if an endpoint is connected; a call that succeeds at once costs no
-task of its own. When an attempt ends, `_attempt_done` (a plain function, called by grpc) decides: the end of the call, or a
-driver task that pauses and makes the next attempt. The driver is also what waits where nothing is connected yet.
+The first attempt starts while the call object is made, if an endpoint is connected; a call that succeeds at once
+costs no task of its own. When an attempt ends, `_attempt_done` (a plain function, called by grpc) decides: the end
+of the call, or a driver task that pauses and makes the next attempt. The driver is also what waits where nothing is
+connected yet.
 
 A call is in one of three states:
   in flight   `_inner` is the present attempt, `_driver` is None
@@ -20,21 +21,21 @@ import grpc
 from grpc import aio
 from opentelemetry.trace import Span
 
+from mesh.client.connection import Connection
+from mesh.client.ended import LOCALLY_CANCELLED, peek, was_cancelled_here
 from mesh.client.errors import CallError, metadata_fault, tell
+from mesh.client.judging import failure_of, is_repeatable
 from mesh.client.method import Method
 from mesh.client.retrying import AttemptFailed, attempt_again
 from mesh.client.roster import Picked, Slot
 from mesh.instance import AttemptRecord
 from mesh.resilience.breaker import Permit
-from mesh.resilience.outcome import Outcome, outcome_of, was_surely_not_processed
-from mesh.resilience.retry import PREVIOUS_ATTEMPTS, PUSHBACK, Failure, Retries, Stop
+from mesh.resilience.outcome import Outcome, outcome_of
+from mesh.resilience.retry import PREVIOUS_ATTEMPTS, Failure, Retries, Stop
 from mesh.telemetry import metrics, tracing
 
 _OK = grpc.StatusCode.OK
 _CANCELLED = grpc.StatusCode.CANCELLED
-LOCALLY_CANCELLED = "Locally cancelled by application!"
-"""The details grpc.aio gives a call that its own side cancelled; tests/client holds the library to both."""
-COLLECTED = "Cancelled upon garbage collection!"
 # A deadline that short says more about the caller than about the endpoint that missed it.
 _PATIENCE = 0.5
 
@@ -61,6 +62,7 @@ class Call(aio.Call):
     _span: Span | None = None
     _attempt_span: Span
     _slot: Slot
+    _connection: Connection
     _permit: Permit
     _attempt_started = 0.0
     _payload = b""
@@ -108,7 +110,8 @@ class Call(aio.Call):
         else:
             self._launch(picked, now)
 
-    # -- what grpc.aio's calls offer ------------------------------------------------------------------------------------
+    # -- what grpc.aio's calls offer
+    # ------------------------------------------------------------------------------------
 
     def done(self) -> bool:
         """Whether the call has ended."""
@@ -195,7 +198,8 @@ class Call(aio.Call):
         state = self._code.name if self._code is not None else "driven" if self._driver is not None else "in flight"
         return f"<{type(self).__name__} {self._method.path}: {state}, {len(self.attempts)} failed attempts>"
 
-    # -- attempts -------------------------------------------------------------------------------------------------------
+    # -- attempts
+    # -------------------------------------------------------------------------------------------------------
 
     def _begin(self, slot: Slot, options: dict[str, Any]) -> Any:
         """Make the attempt: return grpc's call object on the slot's connection."""
@@ -222,6 +226,8 @@ class Call(aio.Call):
         except BaseException:
             permit.record(Outcome.NEUTRAL, now)
             raise
+        self._connection = connection = slot.connection
+        connection.in_flight += 1
         inner.add_done_callback(self._attempt_done)
         if self._movement is not None:
             self._moved()
@@ -229,6 +235,7 @@ class Call(aio.Call):
 
     def _attempt_done(self, inner: Any) -> None:
         """Take an attempt's result: record it, and end the call or have it driven on."""
+        self._connection.call_ended()
         code = peek(inner.code())
         now = self._method.monotonic()
         if code is _OK:
@@ -241,31 +248,32 @@ class Call(aio.Call):
         self._attempt_failed(inner, code, now)
 
     def _attempt_failed(self, inner: Any, code: grpc.StatusCode, now: float) -> None:
-        details, trailing = peek(inner.details()) or "", peek(inner.trailing_metadata())
-        ours = code is _CANCELLED and (self._cancelling or details in (LOCALLY_CANCELLED, COLLECTED))
+        details, trailing = peek(inner.details()) or "", peek(inner.trailing_metadata()) or aio.Metadata()
+        initial, debug = peek(inner.initial_metadata()) or aio.Metadata(), peek(inner.debug_error_string()) or ""
+        ours = was_cancelled_here(code.name, details)
+        if ours and self._was_cut():
+            ours, code, details = False, grpc.StatusCode.UNAVAILABLE, "the instance has left"
         self._account(code.name, details, now)
-        debug = peek(inner.debug_error_string()) or ""
-        if code is grpc.StatusCode.UNAVAILABLE:
-            self._slot.connection.check()
-        decision: float | Stop = Stop.CODE
-        if not ours and self._code is None:
-            failure = Failure(
-                code.name,
-                unsent=was_surely_not_processed(code.name, details, debug),
-                committed=self._committed or bool(len(peek(inner.initial_metadata()) or ())),
-                pushback=_pushback(trailing),
-            )
-            decision = self._decide(failure, now)
-        if not isinstance(decision, Stop):
-            self._failure = AttemptFailed(decision)
-            if self._driver is None:
-                self._drive()
+        if self._code is not None:
             return
-        self._error = CallError(
-            code, peek(inner.initial_metadata()), trailing, tell(code, details, self.attempts, trailing or ()), debug
-        )
-        self._error.attempts = self.attempts
-        self._end(code, now)
+        if code is grpc.StatusCode.UNAVAILABLE:
+            self._connection.check()
+        decision: float | Stop = Stop.CODE
+        if not ours:
+            committed = self._committed or len(initial) > 0
+            decision = self._decide(failure_of(code.name, details, debug, trailing, committed=committed), now)
+        if isinstance(decision, Stop):
+            self._error = CallError(code, initial, trailing, tell(code, details, self.attempts, trailing), debug)
+            self._error.attempts = self.attempts
+            self._end(code, now)
+            return
+        self._failure = AttemptFailed(decision)
+        if self._driver is None:
+            self._drive()
+
+    def _was_cut(self) -> bool:
+        """Whether it was the pool that cancelled the attempt, while it lives on: its instance is gone."""
+        return self._connection.is_cut and not self._cancelling and not self._method.pool.closed
 
     def _account(self, code: str, details: str, now: float) -> None:
         outcome = outcome_of(code)
@@ -281,16 +289,14 @@ class Call(aio.Call):
     def _decide(self, failure: Failure, now: float) -> float | Stop:
         method = self._method
         if self._retries is None:
-            self._retries = Retries(method.policy, method.pool.budget, repeatable=self._is_repeatable())
+            self._retries = Retries(
+                method.policy, method.pool.budget, repeatable=is_repeatable(method.policy, self._request)
+            )
         self._tried += (self._slot,)
         decision = self._retries.after(failure, now, method.pool.dice.random(), self._deadline - now)
         if isinstance(decision, Stop) and decision is not Stop.CODE:
             metrics.CLIENT_RETRIES_REFUSED.labels(method.service, decision.value).inc()
         return decision
-
-    def _is_repeatable(self) -> bool:
-        policy = self._method.policy
-        return policy.idempotent or (policy.has_request_id and bool(getattr(self._request, "request_id", "")))
 
     def _trace_attempt(self, slot: Slot, metadata: Any) -> Any:
         assert self._span is not None
@@ -298,7 +304,8 @@ class Call(aio.Call):
         self._attempt_span = tracing.start_attempt(self._span, method.service, method.name, slot.name, number)
         return tracing.inject(self._attempt_span, metadata or ())
 
-    # -- the driver -----------------------------------------------------------------------------------------------------
+    # -- the driver
+    # -----------------------------------------------------------------------------------------------------
 
     def _next_attempt(self) -> Coroutine[Any, Any, Any]:
         """Make one further attempt, raising AttemptFailed if it failed and Ended if the call did."""
@@ -348,7 +355,8 @@ class Call(aio.Call):
         pool = self._method.pool
         return pool.complaint if not pool.roster.pickable else "the deadline was over before another attempt"
 
-    # -- the end --------------------------------------------------------------------------------------------------------
+    # -- the end
+    # --------------------------------------------------------------------------------------------------------
 
     def _end(self, code: grpc.StatusCode, now: float) -> None:
         self._code = code
@@ -375,8 +383,27 @@ class Call(aio.Call):
         self._error.attempts = self.attempts
         self._end(code, self._method.monotonic())
 
+    def _check_cancelled(self) -> None:
+        """Raise again what awaiting an attempt raised, unless it was only the attempt that was cancelled, by the
+        pool.
+        """
+        task = asyncio.current_task()
+        if self._code is _CANCELLED or (task is not None and task.cancelling()):
+            self._cancelling = True
+            raise  # called from except clauses only
+
+    def _refused(self, error: Exception) -> None:
+        """End the call where grpc.aio raised what is no RpcError (ExecuteBatchError and the like): no status will
+        come.
+        """
+        if self._code is None:
+            self._end_locally(grpc.StatusCode.INTERNAL, f"gRPC refused the call: {type(error).__name__}: {error}")
+        self._inner.cancel()
+
     def _failed(self) -> BaseException:
-        """Return what an awaiting caller is to be raised: as in grpc.aio, its own cancellation is no error of the call."""
+        """Return what an awaiting caller is to be raised: as in grpc.aio, its own cancellation is no error of the
+        call.
+        """
         if self._code is _CANCELLED and self._cancelling:
             return asyncio.CancelledError()
         assert self._error is not None
@@ -386,7 +413,7 @@ class Call(aio.Call):
         if self._code is not None:
             return
         end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.add_done_callback(lambda _: end.done() or end.set_result(None))
+        self.add_done_callback(lambda _: None if end.done() else end.set_result(None))
         await end
 
     async def _attempt_begun(self, after: Any = None) -> None:
@@ -429,27 +456,11 @@ class UnaryUnaryCall(Call, aio.UnaryUnaryCall[Any, Any]):
             except aio.AioRpcError:
                 pass
             except asyncio.CancelledError:
-                self._cancelling = True
-                raise
+                self._check_cancelled()
+            except Exception as e:
+                self._refused(e)
         if self._driver is not None:
             response = yield from self._driver
             if response is not aio.EOF:
                 return response
         raise self._failed()
-
-
-def peek(ended: Coroutine[Any, Any, Any]) -> Any:
-    """Return what a coroutine of an ended grpc.aio call returns: it does not wait, so no loop is needed."""
-    try:
-        ended.send(None)
-    except StopIteration as e:
-        return e.value
-    ended.close()
-    raise RuntimeError("this call has not ended")
-
-
-def _pushback(trailing: Any) -> str | None:
-    for key, value in trailing or ():
-        if key == PUSHBACK:
-            return value if isinstance(value, str) else value.decode("latin-1")
-    return None

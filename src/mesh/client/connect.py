@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from mesh.client.channel import Channel
@@ -11,7 +11,7 @@ from mesh.client.source import FixedSource, RegistrySource, ResolverSource, Sour
 from mesh.clock import Clock, Dice
 from mesh.contract.policies import policies_of
 from mesh.instance import Endpoint, check_service_name
-from mesh.policy import DEFAULT_POLICY
+from mesh.policy import DEFAULT_POLICY, MethodPolicy
 from mesh.settings import Settings
 from mesh.store import Store
 from mesh.telemetry import tracing
@@ -28,6 +28,7 @@ def connect(
     settings: Settings | None = None,
     store: Store | None = None,
     resolver: Resolver | None = None,
+    policies: Mapping[str, MethodPolicy] | None = None,
     clock: Clock = CLOCK,
     dice: Dice = DICE,
 ) -> Channel:
@@ -39,10 +40,11 @@ def connect(
     endpoints: call exactly these, "host:port" each, and ask no registry.
     settings: where the registry is and who we are; by default as the MESH_* variables say.
     store, resolver: use these instead of the etcd of the settings. Whoever made them closes them.
+    policies: by path ("/users.v1.UserService/GetUser"), over those of the contract.
 
     Nothing is sent before the first call, or `async with`, in a running event loop; the channel belongs to that loop.
-    A call waits for an instance until its deadline (by default that of the method's policy); with wait_for_ready=False it
-    fails at once where none is registered or reachable.
+    A call waits for an instance until its deadline (by default that of the method's policy); with
+    wait_for_ready=False it fails at once where none is registered or reachable.
 
     Raises InvalidName for a service or endpoint that is none, SettingsError for settings that cannot be used.
     """
@@ -56,7 +58,7 @@ def connect(
     else:
         source = RegistrySource(service, settings, store, clock, dice)
     tracing.adopt()
-    policies = policies_of(service)
+    policies = {**policies_of(service), **(policies or {})}
     # One breaker stands for the whole endpoint, so it goes by one policy: that of the contract's first method, which is
     # the service's unless that method says otherwise.
     breaker = next(iter(policies.values()), DEFAULT_POLICY).breaker

@@ -1,4 +1,6 @@
-"""One connection to one instance: a grpc.aio channel of its own, watched, so that its state is known at every moment."""
+"""One connection to one instance: a grpc.aio channel of its own, watched, so that its state is known at every
+moment.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +24,10 @@ class Connection:
             self.channel = aio.insecure_channel(target, options=CONNECTION)
         else:
             self.channel = aio.secure_channel(target, credentials, options=CONNECTION)
+        self.in_flight = 0
+        self.is_cut = False
+        """What is cancelled from now on is cancelled by us, not by the caller."""
+        self._drained: asyncio.Future[None] | None = None
         self._told = told
         self._closed = False
         self._state: grpc.ChannelConnectivity | None = None
@@ -38,12 +44,23 @@ class Connection:
             self._told(state is grpc.ChannelConnectivity.READY, state is grpc.ChannelConnectivity.TRANSIENT_FAILURE)
 
     async def close(self, grace: float | None = None) -> None:
-        """Make no more calls, give those in flight so many seconds, and let go."""
-        if not self._closed:
-            self._closed = True
-            self._watch.cancel()
-        await self.channel.close(grace)
+        """Give calls in flight so many seconds, cut the rest, and let go. Nobody begins a call here any more."""
+        self._closed = True
+        self._watch.cancel()
+        try:
+            if grace and self.in_flight:
+                self._drained = asyncio.get_running_loop().create_future()
+                await asyncio.wait([self._drained], timeout=grace)
+        finally:
+            self.is_cut = True
+            await self.channel.close()
         await asyncio.gather(self._watch, return_exceptions=True)
+
+    def call_ended(self) -> None:
+        """Count a call out. Whoever begins one counts it in, on `in_flight`."""
+        self.in_flight -= 1
+        if self._drained is not None and not self.in_flight and not self._drained.done():
+            self._drained.set_result(None)
 
     async def _watch_state(self) -> None:
         while not self._closed:

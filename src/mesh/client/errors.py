@@ -8,18 +8,19 @@ google.rpc.Status keeps its details as they came, because grpc_status compares t
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import grpc
 from grpc import aio
 
+from mesh.client.ended import was_cancelled_here
 from mesh.instance import AttemptRecord
 
 _STATUS_DETAILS = "grpc-status-details-bin"
 _OF_THE_ROAD = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"})
 
-# gRPC's rules for metadata (doc/PROTOCOL-HTTP2.md): what breaks them makes grpc.aio raise ExecuteBatchError, TypeError or
-# ValueError, none of them an RpcError.
+# gRPC's rules for metadata (doc/PROTOCOL-HTTP2.md): what breaks them makes grpc.aio raise ExecuteBatchError,
+# TypeError or ValueError, none of them an RpcError.
 _KEY = re.compile(r"[0-9a-z_.-]+")
 _TEXT = re.compile(r"[\x20-\x7e]*")
 
@@ -40,10 +41,10 @@ def attempts(error: object) -> tuple[AttemptRecord, ...]:
 
 
 def tell(
-    code: grpc.StatusCode, details: str, tries: Sequence[AttemptRecord], trailing: Sequence[tuple[str, object]]
+    code: grpc.StatusCode, details: str, tries: Sequence[AttemptRecord], trailing: Iterable[tuple[str, object]]
 ) -> str:
     """Return the details of an error, the attempts told where they help."""
-    if any(key == _STATUS_DETAILS for key, _ in trailing):
+    if was_cancelled_here(code.name, details) or any(key == _STATUS_DETAILS for key, _ in trailing):
         return details
     if not tries or (len(tries) == 1 and code.name not in _OF_THE_ROAD):
         return details

@@ -8,22 +8,18 @@ from typing import Any
 
 from prometheus_client import Counter
 
-from mesh.client.pool import Pool
+from mesh.client.pool import MAX_TIMEOUT, Pool
 from mesh.client.roster import Slot
 from mesh.policy import MethodPolicy
 from mesh.telemetry import metrics
-
-MAX_TIMEOUT = 24 * 3600.0
-"""Seconds. A deadline of ten years is a mistake or a trick; beyond some centuries gRPC's arithmetic overflows and the call
-fails at once."""
 
 
 class Method:
     """One method of the service, as seen from one channel."""
 
     __slots__ = (
-        "attempts_ok", "calls_ok", "kind", "monotonic", "name", "path", "policy", "pool", "registered", "response_deserializer",
-        "seconds", "sends_one", "serialize", "service",
+        "attempts_ok", "calls_ok", "kind", "monotonic", "name", "path", "policy", "pool", "registered",
+        "response_deserializer", "seconds", "sends_one", "serialize", "service",
     )  # fmt: skip
 
     def __init__(

@@ -1,4 +1,6 @@
-"""How every connection to an instance is made, asyncio or blocking: channel arguments, with the reason of each number."""
+"""How every connection to an instance is made, asyncio or blocking: channel arguments, with the reason of each
+number.
+"""
 
 from __future__ import annotations
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
-
 
 from mesh import credentials
 from mesh.client.connection import Connection
@@ -27,6 +26,10 @@ _log = logging.getLogger("mesh.client")
 
 # Certificates are renewed days before they expire; a look every few seconds is soon enough and costs three stat calls.
 _RENEWAL_PAUSE = 5.0
+
+MAX_TIMEOUT = 24 * 3600.0
+"""Seconds that a call may take. A deadline of ten years is a mistake or a trick; beyond some centuries gRPC's
+arithmetic overflows and the call fails at once."""
 
 
 class Pool:
@@ -98,12 +101,12 @@ class Pool:
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         return f"no instance of {self.service} can be reached: {shown} ({where})"
 
-    async def changed(self, timeout: float | None) -> None:
+    async def changed(self, limit: float | None) -> None:
         """Return when something may have changed about who can be called, or after so many seconds."""
         assert self.loop is not None
         waiter: asyncio.Future[None] = self.loop.create_future()
         self._waiters.append(waiter)
-        timer = self.loop.call_later(timeout, _wake, waiter) if timeout is not None else None
+        timer = self.loop.call_later(limit, _wake, waiter) if limit is not None else None
         try:
             await waiter
         finally:
@@ -115,15 +118,23 @@ class Pool:
         self.closed = True
         await self._source.close()
         slots = self.roster.slots
-        ends = [slot.connection.close(grace) for slot in slots]
+        if grace:
+            await self._finish(grace)
+        ends = [slot.connection.close() for slot in slots]
         ends += [connection.close() for connection in self._renewed.values()]
-        await asyncio.gather(*ends)
-        for task in self._tasks:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*ends, *tasks, return_exceptions=True)
         for slot in slots:
             slot.connected = False
         self._count()
+
+    async def _finish(self, grace: float) -> None:
+        """Wait, for so long, until no call is in flight."""
+        ends = [self.spawn(slot.connection.close(grace)) for slot in self.roster.slots]
+        if ends:
+            await asyncio.wait(ends, timeout=grace)
 
     def _view_changed(self, view: View) -> None:
         if not self.closed:
@@ -169,13 +180,15 @@ class Pool:
                 continue
             self._fingerprint = seen
             for slot in self.roster.slots:
-                if slot not in self._renewed:
-                    self._renewed[slot] = self._connect(slot)
+                overtaken, self._renewed[slot] = self._renewed.get(slot), self._connect(slot)
+                if overtaken is not None:
+                    await overtaken.close()
 
     def _swap(self, slot: Slot, fresh: Connection) -> None:
         worn, slot.connection, slot.calls = slot.connection, fresh, {}
         self._apply(self.roster.connection_changed(slot, connected=True))
-        self.spawn(worn.close(self._drain))
+        # Without an end of its own: the longest deadline ends the last call on it.
+        self.spawn(worn.close(MAX_TIMEOUT))
 
     def _count(self) -> None:
         slots = self.roster.slots

@@ -1,11 +1,11 @@
-"""Who may be called: a machine that joins what the registry says (a View), what the connections say, and what the breakers
-say, into the list that is picked from. It opens nothing itself; it returns what is to be opened and closed.
+"""Who may be called: a machine that joins what the registry says (a View), what the connections say, and what the
+breakers say, into the list that is picked from. It opens nothing itself; it returns what is to be opened and closed.
 
 Rules:
   1. One slot per endpoint. Where two instances name one endpoint (a restart, and the old key not yet expired), the one
      started last speaks for it.
-  2. Picked from: slots that are connected and whose instance says READY. DRAINING and PAUSED ones keep their connection,
-     for the calls in flight, and get no new call.
+  2. Picked from: slots that are connected and whose instance says READY. DRAINING and PAUSED ones keep their
+     connection, for the calls in flight, and get no new call.
   3. An instance that vanishes after it was draining is closed. One that vanishes without a goodbye while its connection
      stands is a suspect: the connection is the better witness, so it stays until that breaks.
   4. With more than half of the connected endpoints ejected by their breakers, ejection is ignored (panic).

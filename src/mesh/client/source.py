@@ -1,4 +1,5 @@
-"""Where a channel learns of instances: a fixed list, a resolver that somebody else keeps, or the registry of the settings.
+"""Where a channel learns of instances: a fixed list, a resolver that somebody else keeps, or the registry of the
+settings.
 
 Registries are shared: all channels of one event loop with the same settings stand on one etcd session, closed with the
 last of them.

@@ -1,5 +1,5 @@
-"""The three kinds of calls with a stream. An attempt may be replaced by another until the caller has seen something of the
-answer; from then on the call is committed, and what breaks is told.
+"""The three kinds of calls with a stream. An attempt may be replaced by another until the caller has seen something
+of the answer; from then on the call is committed, and what breaks is told.
 
 Reading and writing go to the present attempt. Where that one failed and the call goes on, they wait for the next: the
 driver makes it and plays the requests again.
@@ -93,6 +93,9 @@ class _Reading(_Stream):
                 if self._has_left(inner):
                     continue
                 raise self._failed() from None
+            except asyncio.CancelledError:
+                self._check_cancelled()
+                continue
             if not self._committed:
                 self._commit()
             return message
@@ -185,8 +188,7 @@ class StreamUnaryCall(_Writing, aio.StreamUnaryCall[Any, Any]):
                 if not self._has_left(inner):
                     raise self._failed() from None
             except asyncio.CancelledError:
-                self._cancelling = True
-                raise
+                self._check_cancelled()
 
 
 class StreamStreamCall(_Writing, _Reading, aio.StreamStreamCall[Any, Any]):

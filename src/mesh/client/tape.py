@@ -1,4 +1,5 @@
-"""The requests of a streaming call, kept until the call is committed to an attempt, so that another attempt can have them.
+"""The requests of a streaming call, kept until the call is committed to an attempt, so that another attempt can have
+them.
 
 As in gRFC A6 the memory is bounded: a call that outgrew it is committed.
 """

@@ -7,8 +7,9 @@ Rules:
   half open  `half_open_permits` calls are let through. All of them succeed: closed. One fails: open again. One that
              proves nothing gives its permit back.
 
-How it works: `acquire` hands out a permit, and the result is given to the permit. A permit remembers the generation it came
-from; each change of state begins a new one, so a late result of an old generation changes nothing. All calls of a closed
+How it works: `acquire` hands out a permit, and the result is given to the permit. A permit remembers the generation
+it came from; each change of state begins a new one, so a late result of an old generation changes nothing. All calls
+of a closed
 generation share one permit object: the happy path allocates nothing.
 
 Left out: slow calls (they will be judged by the balancer, which knows latencies) and windows by time.
@@ -58,8 +59,8 @@ class Breaker:
     """
 
     __slots__ = (
-        "_closed_permit", "_failures", "_filled", "_generation", "_in_row", "_next", "_on_change", "_open_until", "_policy",
-        "_probes_left", "_probes_passed", "_ring", "state",
+        "_closed_permit", "_failures", "_filled", "_generation", "_in_row", "_next", "_on_change", "_open_until",
+        "_policy", "_probes_left", "_probes_passed", "_ring", "state",
     )  # fmt: skip
 
     def __init__(self, policy: BreakerPolicy, on_change: Callable[[BreakerState], None] | None = None) -> None:
@@ -67,6 +68,10 @@ class Breaker:
         self._on_change = on_change
         self._generation = 0
         self._open_until = 0.0
+        self._ring = bytearray(policy.window)
+        """The last results, 1 for a failure; `_next` is where the next one goes."""
+        self._next = self._filled = self._failures = self._in_row = 0
+        self._probes_left = self._probes_passed = 0
         self._begin_closed()
 
     def __repr__(self) -> str:
@@ -158,7 +163,7 @@ class Breaker:
 
 
 def is_panic(ejected: int, of: int) -> bool:
-    """Tell whether ejection must be ignored: when more than half of the endpoints are out, the rest would drown, and what
-    is broken is more likely something that they all share (Envoy's panic threshold).
+    """Tell whether ejection must be ignored: when more than half of the endpoints are out, the rest would drown, and
+    what is broken is more likely something that they all share (Envoy's panic threshold).
     """
     return 2 * ejected > of

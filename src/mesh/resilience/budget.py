@@ -1,5 +1,6 @@
-"""How many attempts beyond the first a client may make: a share of its calls plus a floor, so that a service in trouble is
-not buried by retries. Finagle's RetryBudget (20 % + 10/s, deposits live 10 s), kept as counts per slice of the window.
+"""How many attempts beyond the first a client may make: a share of its calls plus a floor, so that a service in
+trouble is not buried by retries. Finagle's RetryBudget (20 % + 10/s, deposits live 10 s), kept as counts per slice
+of the window.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""What a finished attempt says: about the endpoint that answered, and about whether the server can have seen the request.
+"""What a finished attempt says: about the endpoint that answered, and about whether the server can have seen the
+request.
 
-Codes go by their names ("UNAVAILABLE"), so that the asyncio and the blocking client, and any simulation, share this file.
+Codes go by their names ("UNAVAILABLE"), so that the asyncio and the blocking client, and any simulation, share this
+file.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ class Outcome(enum.Enum):
     NEUTRAL = "neutral"
 
 
-# The fault may be the endpoint's. UNKNOWN is what a crashed handler answers; DEADLINE_EXCEEDED is what a hung one gives.
+# The fault may be the endpoint's. UNKNOWN is what a crashed handler answers; DEADLINE_EXCEEDED is what a hung one
+# gives.
 _FAULTS = frozenset({"UNAVAILABLE", "INTERNAL", "UNKNOWN", "DATA_LOSS", "DEADLINE_EXCEEDED"})
 # The endpoint works and says no, to this caller or to this much load. RESOURCE_EXHAUSTED is load (slow, not broken),
 # UNIMPLEMENTED is the caller's version, CANCELLED is whoever hung up.
@@ -24,11 +27,16 @@ _NOTHING = frozenset({"CANCELLED", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED", "UNAUT
 
 
 def outcome_of(code: str) -> Outcome:
-    """Classify a status code by its name. An application's own answer (NOT_FOUND, ABORTED, …) is a success of the host."""
+    """Classify a status code by its name. An application's own answer (NOT_FOUND, ABORTED, …) is a success of the
+    host.
+    """
     if code in _FAULTS:
         return Outcome.FAILURE
     return Outcome.NEUTRAL if code in _NOTHING else Outcome.SUCCESS
 
+
+BREAKER_IS_OPEN = "the breaker is open: too many calls have failed"
+"""Details of a call that a breaker did not let through."""
 
 # What gRPC's core writes when no byte of the request left this process: no connection could be made or resolved, or the
 # channel was already leaving. Seen with grpcio 1.66 to 1.85; tests/client/test_unsent.py holds the library to it.
@@ -37,6 +45,7 @@ _NEVER_SENT = (
     "DNS resolution failed",
     "Failed to pick subchannel",
     "empty address list",
+    BREAKER_IS_OPEN,
 )
 # The peer says that it did not look at the stream: HTTP/2 error code 7 (RFC 9113, 8.7: safe to send again).
 _REFUSED_STREAM = ("REFUSED_STREAM", "RST_STREAM with error code 7", "http2_error:7")

@@ -1,14 +1,15 @@
-"""Whether to try again, and when: gRFC A6 (https://github.com/grpc/proposal/blob/master/A6-client-retries.md), made stricter
-for methods that are not idempotent.
+"""Whether to try again, and when: gRFC A6 (https://github.com/grpc/proposal/blob/master/A6-client-retries.md), made
+stricter for methods that are not idempotent.
 
 Rules, in the order they are asked:
   1. The caller has seen part of an answer, or a header came: committed, no further attempt.
   2. The server surely did not process it, for the first time in this call: another attempt at once, free of charge
      (A6, "transparent retries").
-  3. The code must be in the policy, or be a CANCELLED that the caller did not cause (a grpc.aio server that stops answers
+  3. The code must be in the policy, or be a CANCELLED that the caller did not cause (a grpc.aio server that stops
+  answers
      calls it has not accepted with it: grpc/grpc #41785).
-  4. The request must be safe to send again: the method is idempotent by contract, or the request carries a request_id, or
-     the server surely did not process it.
+  4. The request must be safe to send again: the method is idempotent by contract, or the request carries a
+     request_id, or the server surely did not process it.
   5. There must be attempts left, at most five in all whatever the policy says.
   6. "grpc-retry-pushback-ms" in the trailers: negative or unparsable stops; otherwise it is the pause, and the backoff
      begins anew.
@@ -59,8 +60,8 @@ class Stop(enum.Enum):
 
 
 def backoff(policy: RetryPolicy, retry: int, draw: float) -> float:
-    """Return the pause before the retry-th retry (1, 2, …), in seconds: min(initial·multiplier^(n−1), max) × U(0.8, 1.2)
-    (gRFC A6 with the jitter it was given in 2023). `draw` is from [0, 1).
+    """Return the pause before the retry-th retry (1, 2, …), in seconds: min(initial·multiplier^(n−1), max) × U(0.8,
+    1.2) (gRFC A6 with the jitter it was given in 2023). `draw` is from [0, 1).
     """
     try:
         grown = policy.initial_backoff * policy.backoff_multiplier ** (retry - 1)

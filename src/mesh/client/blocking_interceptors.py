@@ -1,0 +1,212 @@
+"""Retry and breaker as ordinary interceptors of a plain blocking channel, with the decisions of the asyncio ones.
+
+    channel = grpc.intercept_channel(plain, mesh.blocking.RetryInterceptor(), mesh.blocking.BreakerInterceptor())
+
+Calls with one request are retried, those with a stream of responses before its first message; calls with a stream of
+requests are left as they are. A retried call blocks the thread that made it, `future()` included.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from mesh.client.blocking_call import BlockingCallError
+from mesh.client.errors import CallError
+from mesh.client.judging import Policies, failure_of, is_repeatable
+from mesh.client.retrying import AttemptFailed, attempt_again_blocking
+from mesh.clock import Clock, Dice
+from mesh.policy import BreakerPolicy, BudgetPolicy, MethodPolicy
+from mesh.resilience.breaker import Breaker
+from mesh.resilience.budget import Budget
+from mesh.resilience.outcome import BREAKER_IS_OPEN, Outcome, outcome_of
+from mesh.resilience.retry import PREVIOUS_ATTEMPTS, Retries, Stop
+from mesh.wallclock import CLOCK, DICE
+
+
+class RetryInterceptor(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
+    """Tries again what is safe to try again, by the policy of the method's contract (gRFC A6 and a budget)."""
+
+    def __init__(
+        self,
+        policies: Mapping[str, MethodPolicy] | None = None,
+        *,
+        budget: BudgetPolicy | None = None,
+        clock: Clock = CLOCK,
+        dice: Dice = DICE,
+        sleep: Callable[[float], None] | None = None,
+    ) -> None:
+        """policies: by path ("/users.v1.UserService/GetUser"), over those of the contract."""
+        self._policies = Policies(policies)
+        self._budget = Budget(budget or BudgetPolicy(), clock.monotonic())
+        self._lock = threading.Lock()
+        self._clock = clock
+        self._dice = dice
+        self._sleep = sleep if sleep is not None else _wait
+
+    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        """Make the call, as often as it takes."""
+        course = self._begin(client_call_details, request)
+
+        def attempt() -> Any:
+            call = continuation(course.details(), request)
+            if call.code() is grpc.StatusCode.OK:
+                return call
+            raise course.failed(call)
+
+        return self._from_the_second(attempt)
+
+    def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        """Make the call, as often as it takes until a first response is there."""
+        course = self._begin(client_call_details, request)
+
+        def attempt() -> Any:
+            call = continuation(course.details(), request)
+            try:
+                return _Begun(call, [next(call)])
+            except StopIteration:
+                return _Begun(call, [])
+            except grpc.RpcError:
+                raise course.failed(call) from None
+
+        return self._from_the_second(attempt)
+
+    def _from_the_second(self, attempt: Callable[[], Any]) -> Any:
+        try:
+            return attempt()
+        except _Failed as failed:
+            if isinstance(failed.pause, Stop):
+                return failed.call
+            first = failed
+        try:
+            return attempt_again_blocking(attempt, first, self._sleep)
+        except _Failed as failed:
+            return failed.call
+
+    def _begin(self, details: Any, request: Any) -> _Course:
+        policy, now = self._policies.of(details.method), self._clock.monotonic()
+        with self._lock:
+            self._budget.deposit(now)
+        retries = Retries(policy, self._budget, repeatable=is_repeatable(policy, request))
+        return _Course(details, now, retries, self)
+
+
+def _wait(seconds: float) -> None:
+    threading.Event().wait(seconds)
+
+
+class _Failed(AttemptFailed):
+    """An attempt of a plain channel failed; `call` is it."""
+
+    def __init__(self, pause: float | Stop, call: Any) -> None:
+        super().__init__(pause)
+        self.call = call
+
+
+class _Begun:
+    """A stream of responses whose first one was read already; in everything else the call itself."""
+
+    def __init__(self, call: Any, read: list[Any]) -> None:
+        self._call = call
+        self._read = read
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call, name)
+
+    def __iter__(self) -> _Begun:
+        return self
+
+    def __next__(self) -> Any:
+        return self._read.pop() if self._read else next(self._call)
+
+
+class _Course:
+    """One call through the retry interceptor: its deadline and its retries."""
+
+    def __init__(self, details: Any, now: float, retries: Retries, shared: RetryInterceptor) -> None:
+        self._details = details
+        self._deadline = now + details.timeout if details.timeout is not None else float("inf")
+        self._retries = retries
+        self._shared = shared
+
+    def details(self) -> Any:
+        """Return the call details of the next attempt: with the time that is left, and the count of those before."""
+        given, left = self._details, None
+        if given.timeout is not None:
+            left = max(0.0, self._deadline - self._shared._clock.monotonic())
+        metadata = given.metadata
+        if self._retries.attempts > 1:
+            metadata = (*(metadata or ()), (PREVIOUS_ATTEMPTS, str(self._retries.attempts - 1)))
+        return _Details(given, left, metadata)
+
+    def failed(self, call: Any) -> _Failed:
+        """Decide about an attempt that failed."""
+        shared, now = self._shared, self._shared._clock.monotonic()
+        debug = getattr(call, "debug_error_string", lambda: "")() or ""
+        failure = failure_of(
+            call.code().name,
+            call.details() or "",
+            debug,
+            call.trailing_metadata() or (),
+            committed=len(call.initial_metadata() or ()) > 0,
+        )
+        if call.cancelled() if hasattr(call, "cancelled") else False:
+            return _Failed(Stop.CODE, call)
+        with shared._lock:
+            return _Failed(self._retries.after(failure, now, shared._dice.random(), self._deadline - now), call)
+
+
+class _Details(grpc.ClientCallDetails):
+    """Call details with another timeout and metadata."""
+
+    def __init__(self, given: Any, timeout: float | None, metadata: Any) -> None:
+        self.method = given.method
+        self.timeout = timeout
+        self.metadata = metadata
+        self.credentials = given.credentials
+        self.wait_for_ready = getattr(given, "wait_for_ready", None)
+        self.compression = getattr(given, "compression", None)
+
+
+class BreakerInterceptor(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
+    """Leaves a target alone for a while that fails too often: calls then end as UNAVAILABLE at once."""
+
+    def __init__(self, policy: BreakerPolicy | None = None, *, clock: Clock = CLOCK, dice: Dice = DICE) -> None:
+        self.breaker = Breaker(policy or BreakerPolicy())
+        self._lock = threading.Lock()
+        self._clock = clock
+        self._dice = dice
+
+    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        """Make the call, if the breaker lets it."""
+        return self._make(continuation, client_call_details, request)
+
+    def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        """Make the call, if the breaker lets it."""
+        return self._make(continuation, client_call_details, request)
+
+    def _make(self, continuation: Any, details: Any, request: Any) -> Any:
+        with self._lock:
+            permit = self.breaker.acquire(self._clock.monotonic())
+        if permit is None:
+            nothing = aio.Metadata()
+            raise BlockingCallError(CallError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, BREAKER_IS_OPEN))
+
+        def record(outcome: Outcome) -> None:
+            with self._lock:
+                permit.record(outcome, self._clock.monotonic(), self._dice.random())
+
+        try:
+            call = continuation(details, request)
+        except BaseException:
+            record(Outcome.NEUTRAL)
+            raise
+        if hasattr(call, "add_done_callback"):
+            call.add_done_callback(lambda ended: record(outcome_of(ended.code().name)))
+        else:
+            record(outcome_of(call.code().name))
+        return call

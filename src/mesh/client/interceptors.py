@@ -1,0 +1,215 @@
+"""Retry and breaker as ordinary grpc.aio interceptors, for a plain channel to one target.
+
+    retry, breaker = mesh.RetryInterceptor(), mesh.BreakerInterceptor()
+    aio.insecure_channel(target, interceptors=[retry, retry.streams, breaker, breaker.streams])
+
+Retry comes before breaker: each attempt then asks the breaker. grpc.aio sorts an interceptor into one kind of call
+only, so `.streams` is the same thing for calls with a stream of responses. Calls with a stream of requests are left
+as they are: their requests are gone once sent (a mesh channel keeps them). Between retries the target is all there
+is; where a service has several instances, `mesh.connect` is the better tool. Switch gRPC's own retries off
+("grpc.enable_retries", 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from mesh.client.ended import peek, was_cancelled_here
+from mesh.client.errors import CallError
+from mesh.client.judging import Policies, failure_of, is_repeatable
+from mesh.client.retrying import AttemptFailed, attempt_again
+from mesh.clock import Clock, Dice
+from mesh.policy import BreakerPolicy, BudgetPolicy, MethodPolicy
+from mesh.resilience.breaker import Breaker, Permit
+from mesh.resilience.budget import Budget
+from mesh.resilience.outcome import BREAKER_IS_OPEN, Outcome, outcome_of
+from mesh.resilience.retry import PREVIOUS_ATTEMPTS, Retries, Stop
+from mesh.wallclock import CLOCK, DICE
+
+
+class RetryInterceptor(aio.UnaryUnaryClientInterceptor):
+    """Tries again what is safe to try again, by the policy of the method's contract (gRFC A6 and a budget)."""
+
+    def __init__(
+        self,
+        policies: Mapping[str, MethodPolicy] | None = None,
+        *,
+        budget: BudgetPolicy | None = None,
+        clock: Clock = CLOCK,
+        dice: Dice = DICE,
+    ) -> None:
+        """policies: by path ("/users.v1.UserService/GetUser"), over those of the contract."""
+        self._policies = Policies(policies)
+        self._budget = Budget(budget or BudgetPolicy(), clock.monotonic())
+        self._clock = clock
+        self._dice = dice
+
+    @property
+    def streams(self) -> aio.UnaryStreamClientInterceptor:
+        """The same for calls with a stream of responses, sharing the budget. They are retried before the first
+        response.
+        """
+        return _RetryStreams(self)
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        """Make the call, as often as it takes."""
+        course = self._begin(client_call_details, request)
+
+        async def attempt() -> Any:
+            call = await course.start(continuation, request)
+            code = await call.code()
+            if code is grpc.StatusCode.OK or was_cancelled_here(code.name, await call.details() or ""):
+                return call
+            raise await course.failed(call)
+
+        try:
+            return await _from_the_second(attempt, self._clock)
+        except _Failed as failed:
+            return failed.outcome()
+
+    def _begin(self, details: Any, request: Any) -> _Course:
+        method = details.method if isinstance(details.method, str) else details.method.decode()
+        policy, now = self._policies.of(method), self._clock.monotonic()
+        self._budget.deposit(now)
+        retries = Retries(policy, self._budget, repeatable=is_repeatable(policy, request))
+        return _Course(details, now, retries, self._clock, self._dice)
+
+
+class _RetryStreams(aio.UnaryStreamClientInterceptor):
+    def __init__(self, shared: RetryInterceptor) -> None:
+        self._shared = shared
+
+    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        course = self._shared._begin(client_call_details, request)
+
+        async def attempt() -> Any:
+            call = await course.start(continuation, request)
+            try:
+                return call, await call.read()
+            except aio.AioRpcError:
+                raise await course.failed(call) from None
+
+        try:
+            return _rest(*await _from_the_second(attempt, self._shared._clock))
+        except _Failed as failed:
+            return failed.outcome()
+
+
+async def _from_the_second(attempt: Callable[[], Awaitable[Any]], clock: Clock) -> Any:
+    """Make the first attempt bare, and the loop only if it failed and another is wanted."""
+    try:
+        return await attempt()
+    except _Failed as failed:
+        if isinstance(failed.pause, Stop):
+            raise
+        first = failed
+    return await attempt_again(attempt, first, clock.sleep)
+
+
+async def _rest(call: Any, message: Any) -> AsyncIterator[Any]:
+    while message is not aio.EOF:
+        yield message
+        message = await call.read()
+
+
+class _Failed(AttemptFailed):
+    """An attempt of a plain channel failed: the call, or the error where there was not even a call."""
+
+    def __init__(self, pause: float | Stop, failure: Any) -> None:
+        super().__init__(pause)
+        self._failure = failure
+
+    def outcome(self) -> Any:
+        """Return the call, or raise the error."""
+        if isinstance(self._failure, aio.AioRpcError):
+            raise self._failure
+        return self._failure
+
+
+class _Course:
+    """One call through the retry interceptor: its deadline and its retries."""
+
+    def __init__(self, details: Any, now: float, retries: Retries, clock: Clock, dice: Dice) -> None:
+        self._details = details
+        self._deadline = now + details.timeout if details.timeout is not None else float("inf")
+        self._retries = retries
+        self._clock = clock
+        self._dice = dice
+
+    def details(self) -> Any:
+        """Return the call details of the next attempt: with the time that is left, and the count of those before."""
+        details = self._details
+        if details.timeout is not None:
+            details = details._replace(timeout=max(0.0, self._deadline - self._clock.monotonic()))
+        if self._retries.attempts > 1:
+            told = aio.Metadata(*(details.metadata or ()), (PREVIOUS_ATTEMPTS, str(self._retries.attempts - 1)))
+            details = details._replace(metadata=told)
+        return details
+
+    async def start(self, continuation: Any, request: Any) -> Any:
+        """Start an attempt. An interceptor below may refuse it: the breaker does."""
+        try:
+            return await continuation(self.details(), request)
+        except aio.AioRpcError as error:
+            raise _Failed(self._decide(error.code(), error.details() or "", "", (), committed=False), error) from None
+
+    async def failed(self, call: Any) -> _Failed:
+        """Decide about an attempt that failed."""
+        code, details, initial = await call.code(), await call.details() or "", await call.initial_metadata()
+        trailing, debug = await call.trailing_metadata() or (), await call.debug_error_string() or ""
+        return _Failed(self._decide(code, details, debug, trailing, committed=bool(len(initial or ()))), call)
+
+    def _decide(
+        self, code: grpc.StatusCode, details: str, debug: str, trailing: Any, *, committed: bool
+    ) -> float | Stop:
+        failure = failure_of(code.name, details, debug, trailing, committed=committed)
+        now = self._clock.monotonic()
+        return self._retries.after(failure, now, self._dice.random(), self._deadline - now)
+
+
+class BreakerInterceptor(aio.UnaryUnaryClientInterceptor):
+    """Leaves a target alone for a while that fails too often: calls then end as UNAVAILABLE at once."""
+
+    def __init__(self, policy: BreakerPolicy | None = None, *, clock: Clock = CLOCK, dice: Dice = DICE) -> None:
+        self.breaker = Breaker(policy or BreakerPolicy())
+        self._clock = clock
+        self._dice = dice
+
+    @property
+    def streams(self) -> aio.UnaryStreamClientInterceptor:
+        """The same for calls with a stream of responses, with the same breaker."""
+        return _BreakerStreams(self)
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        """Make the call, if the breaker lets it."""
+        return await self._make(continuation, client_call_details, request)
+
+    async def _make(self, continuation: Any, details: Any, request: Any) -> Any:
+        permit = self.breaker.acquire(self._clock.monotonic())
+        if permit is None:
+            raise CallError(
+                grpc.StatusCode.UNAVAILABLE, aio.Metadata(), aio.Metadata(), BREAKER_IS_OPEN, BREAKER_IS_OPEN
+            )
+        try:
+            call = await continuation(details, request)
+        except BaseException:
+            permit.record(Outcome.NEUTRAL, self._clock.monotonic())
+            raise
+        call.add_done_callback(lambda ended: self._ended(permit, ended))
+        return call
+
+    def _ended(self, permit: Permit, call: Any) -> None:
+        code = peek(call.code())
+        permit.record(outcome_of(code.name), self._clock.monotonic(), self._dice.random())
+
+
+class _BreakerStreams(aio.UnaryStreamClientInterceptor):
+    def __init__(self, shared: BreakerInterceptor) -> None:
+        self._shared = shared
+
+    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await self._shared._make(continuation, client_call_details, request)

@@ -1,0 +1,44 @@
+"""How an ended grpc call, asyncio or blocking, on a pool or on a plain channel, becomes a `Failure` to decide about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from mesh.contract.policies import policies_of
+from mesh.policy import DEFAULT_POLICY, MethodPolicy
+from mesh.resilience.outcome import was_surely_not_processed
+from mesh.resilience.retry import PUSHBACK, Failure
+
+Pairs = Iterable[tuple[str, str | bytes]]
+
+
+def failure_of(code: str, details: str, debug: str, trailing: Pairs, *, committed: bool) -> Failure:
+    """Return what the retry rules need to know of a failed attempt."""
+    return Failure(code, was_surely_not_processed(code, details, debug), committed, _pushback(trailing))
+
+
+def is_repeatable(policy: MethodPolicy, request: object) -> bool:
+    """Tell whether this request may be sent again whatever happened to it: by contract, or by its request_id."""
+    return policy.idempotent or (policy.has_request_id and bool(getattr(request, "request_id", "")))
+
+
+class Policies:
+    """Policies by path, of any service whose stubs are imported; looked up once per method."""
+
+    def __init__(self, given: Mapping[str, MethodPolicy] | None = None) -> None:
+        self._known: dict[str, MethodPolicy] = dict(given or {})
+
+    def of(self, path: str) -> MethodPolicy:
+        """Return the policy of "/pkg.Service/Method"."""
+        policy = self._known.get(path)
+        if policy is None:
+            service = path.lstrip("/").rpartition("/")[0]
+            policy = self._known[path] = policies_of(service).get(path, DEFAULT_POLICY)
+        return policy
+
+
+def _pushback(trailing: Pairs) -> str | None:
+    for key, value in trailing:
+        if key == PUSHBACK:
+            return value if isinstance(value, str) else value.decode("latin-1")
+    return None
