@@ -7,13 +7,15 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.errors import MeshError, SettingsError
+from mesh.errors import MeshError, Refusal, SettingsError
 from mesh.telemetry.logs import Formatter
 
 REQUIRED = {"@timestamp", "log.level", "message", "ecs.version"}
@@ -158,6 +160,25 @@ def test_errors_that_cause_each_other_in_a_circle_end() -> None:
 def test_our_own_errors_and_the_systems_keep_their_text() -> None:
     assert line(record("x", error=raised(MeshError("do this"))))["error.message"] == "do this"
     assert "No such file" in line(record("x", error=raised(OSError(2, "No such file", "/x"))))["error.message"]
+
+
+def test_a_refusal_is_for_its_caller_and_not_for_the_log() -> None:
+    refusal = raised(Refusal(grpc.StatusCode.ALREADY_EXISTS, f"{SECRET} is here already", "TAKEN", "users.v1"))
+    fields = line(record("refused: %s", refusal, error=refusal))
+    assert SECRET not in json.dumps(fields)
+    assert fields["error.type"] == "mesh.errors.Refusal"
+
+
+def test_every_extra_that_our_code_gives_is_told() -> None:
+    source = Path(__file__).parents[2] / "src"
+    texts = [file.read_text() for file in source.rglob("*.py") if file.parent.name != "telemetry"]
+    given = {
+        name
+        for text in texts
+        for name in re.findall(r'"((?:event|service|mesh|xds|server|error|etcd)\.[\w.]+)":', text)
+    }
+    assert "event.action" in given
+    assert {name for name in given if line(record("x", **{name: "told"})).get(name) != "told"} == {"service.name"}
 
 
 def test_debug_keeps_the_text_of_errors_for_developers() -> None:

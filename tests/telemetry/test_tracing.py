@@ -25,6 +25,8 @@ def handle(request, context):
         inner = tracing.start_call("other.v1.OtherService", "Ask")
         tracing.end(inner, "OK")
         tracing.end(span, "NOT_FOUND")
+    with tracing.start_server("grpc.health.v1.Health", "Check", ()) as probe:
+        tracing.end(probe, "OK")
     return b"done"
 
 async def main():

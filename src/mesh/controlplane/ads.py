@@ -119,7 +119,7 @@ class _Connection:
             self._stream.node_id,
             SHORT[request.type_url],
             (request.error or "")[:_MAX_ERROR],
-            extra={"event.action": "xds-nack", "xds.type": SHORT[request.type_url]},
+            extra={"event.action": "xds-nack", "mesh.xds.type": SHORT[request.type_url]},
         )
 
     def _message(self, response: Response) -> Any:

@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 from opentelemetry import trace
 
-from mesh.errors import MeshError, SettingsError
+from mesh.errors import MeshError, Refusal, SettingsError
 
 ECS_VERSION = "8.11.0"  # as in envoy/front.yaml
 
@@ -66,7 +66,7 @@ _EXTRAS = frozenset(
 _MESH = re.compile(r"mesh\.[a-z][a-z0-9_.]{0,60}")
 _EMAIL = re.compile(r"[^\s@<>\"'(),:;=\[\]{}]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8}")
 
-# Errors whose text is written by us or by the operating system, never by a user.
+# Errors whose text is written by us or by the operating system. A Refusal's is for its caller and may quote a request.
 _TELLING = (MeshError, OSError, ImportError, TimeoutError, asyncio.CancelledError, RecursionError, MemoryError)
 
 _UNTOLD = "(a message that cannot be shown)"
@@ -159,7 +159,7 @@ class Formatter(logging.Formatter):
         return text.partition("\n")[0] if record.name == "asyncio" else text
 
     def _told(self, error: BaseException) -> str:
-        if self._candid or isinstance(error, _TELLING):
+        if self._candid or (isinstance(error, _TELLING) and not isinstance(error, Refusal)):
             return str(error) or type(error).__name__
         return type(error).__name__
 

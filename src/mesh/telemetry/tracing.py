@@ -25,6 +25,9 @@ _SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
 # but OK are errors.
 _SERVER_ERRORS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 
+# Health checks and reflection: probes every few seconds would drown what people did.
+_PLUMBING = ("grpc.health.", "grpc.reflection.")
+
 Metadata = Iterable[tuple[str, str | bytes]]
 
 _enabled = False
@@ -128,7 +131,10 @@ class ServerSpan:
         name, attributes = _name(service, method)
         carrier = [(key.lower(), value) for key, value in metadata if isinstance(value, str)]
         self._parent = propagate.extract(carrier, context=context.get_current(), getter=_PAIRS)
-        self._span = _tracer.start_span(name, context=self._parent, kind=SpanKind.SERVER, attributes=attributes)
+        if service.startswith(_PLUMBING):
+            self._span: Span = trace.NonRecordingSpan(trace.INVALID_SPAN_CONTEXT)
+        else:
+            self._span = _tracer.start_span(name, context=self._parent, kind=SpanKind.SERVER, attributes=attributes)
         self._inside = self._parent
         self._token: Any = None
 
