@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 
 from mesh.contract.descriptors import is_plumbing
-from mesh.controlplane import contracts
+from mesh.controlplane import contracts, scripts
 from mesh.errors import ContractError
 from mesh.instance import Instance, View
 from mesh.policy import BreakerPolicy
@@ -17,6 +17,7 @@ from mesh.xds.listeners import listener_for_grpc
 from mesh.xds.resources import CLUSTER, Resource
 from mesh.xds.retention import Retention
 from mesh.xds.routes import CONTROL_PLANE, routes_for_envoy, routes_for_grpc
+from mesh.xds.scripts import REPEATS, STRICT, script
 from mesh.xds.snapshot import Audience, Method, Service, Snapshot
 from mesh.xds.transcoder import transcoder
 
@@ -32,6 +33,11 @@ _cluster_for_grpc = functools.lru_cache(maxsize=8192)(cluster_for_grpc)
 _listener_for_grpc = functools.lru_cache(maxsize=8192)(listener_for_grpc)
 _methods = functools.lru_cache(maxsize=8192)(contracts.methods)
 _merge = functools.lru_cache(maxsize=4)(contracts.merge)
+
+
+@functools.lru_cache(maxsize=4)
+def _strict(merged: contracts.Merged) -> Resource:
+    return script(STRICT, scripts.strict(contracts.pool_of(merged), merged.services))
 
 
 class Catalog:
@@ -107,6 +113,8 @@ class Catalog:
                 *(_endpoints(s.name, s.instances) for s in services),
                 routes_for_envoy(services, reflection=self._reflection),
                 transcoder(merged.descriptors, merged.services),
+                _strict(merged),
+                script(REPEATS, scripts.repeats(m for s in services for m in s.methods)),
             ]
         )
 

@@ -54,7 +54,12 @@ def methods(service: str, contract: bytes, override: bytes | None) -> tuple[Meth
         _log.warning("the policy of %s is left out: %s", service, e, extra={"event.action": "policy-refused"})
         by_path = policies.policies_of(service, None, pool)
     return tuple(
-        Method(shape.path, shape.client_streaming or shape.server_streaming, by_path[shape.path])
+        Method(
+            path=shape.path,
+            streaming=shape.client_streaming or shape.server_streaming,
+            policy=by_path[shape.path],
+            request_id=_request_id(pool, service, shape.name) if by_path[shape.path].has_request_id else 0,
+        )
         for shape in descriptors.methods(service, pool)
     )
 
@@ -91,6 +96,12 @@ def merge(contracts: Sequence[tuple[str, bytes]]) -> Merged:
 def pool_of(merged: Merged) -> DescriptorPool:
     """Return a pool with everything that was merged."""
     return descriptors.pool_of(merged.descriptors)
+
+
+def _request_id(pool: DescriptorPool, service: str, method: str) -> int:
+    request = pool.FindServiceByName(service).methods_by_name[method].input_type
+    number: int = request.fields_by_name["request_id"].number
+    return number
 
 
 def _add_linked(file: FileDescriptor, files: dict[str, bytes]) -> None:

@@ -4,9 +4,8 @@ Envoy sees a JSON call after the transcoder: as a gRPC call whose header `x-envo
 asked for. Envoy takes that header away from callers, so it tells JSON and gRPC apart.
 
 A method that is not idempotent by its contract is tried again only when the first attempt surely did not reach a
-handler. If its request has a `request_id`, a call that carries one may be sent again like any idempotent one: JSON
-shows it in the query (`?request_id=…`); a gRPC caller's message is closed to Envoy, so it says the same in the
-metadata entry `idempotency-key`.
+handler. If its request has a `request_id`, a call that carries one may be sent again like any idempotent one; the
+filter `repeats`, which stands before the router, marks these.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from collections.abc import Iterable, Sequence
 from envoy.config.core.v3 import base_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
-from envoy.type.matcher.v3 import regex_pb2
 
 from mesh.policy import DEFAULT_POLICY, MethodPolicy, RetryPolicy
 from mesh.xds.durations import duration
@@ -27,6 +25,11 @@ from mesh.xds.snapshot import Method, Service
 FRONT = "front"
 # A static cluster of front.yaml: ourselves, who answer reflection for the whole mesh.
 CONTROL_PLANE = "control_plane"
+# Put on a call by the filter `repeats`, and nobody else: the filter takes a caller's own away.
+REPEATABLE = "x-mesh-repeatable"
+# The largest body that a filter may wait for: the transcoder, and those that look into it. It is also what is kept
+# for a repeat.
+_MAX_BODY = 1024 * 1024
 
 # A caller's deadline is its own affair, up to this: no call may hold a place for ten years.
 MAX_DEADLINE = 3600.0
@@ -43,7 +46,7 @@ _Headers = Sequence[route_components_pb2.HeaderMatcher]
 
 def routes_for_envoy(services: Iterable[Service], *, reflection: bool) -> Resource:
     """Build the front's routes to all services. What matches none of them is answered by Envoy: 404, UNIMPLEMENTED."""
-    host = route_components_pb2.VirtualHost(name="mesh", domains=["*"])
+    host = route_components_pb2.VirtualHost(name="mesh", domains=["*"], request_body_buffer_limit={"value": _MAX_BODY})
     needs: list[Reference] = []
     for service in services:
         needs.append((CLUSTER, service.name))
@@ -53,6 +56,8 @@ def routes_for_envoy(services: Iterable[Service], *, reflection: bool) -> Resour
             host.routes.extend(_foreign(service.name))
     if reflection:
         host.routes.extend(_reflection(name) for name in _REFLECTION)
+    # Before the transcoder, a JSON call has this route and the host's limits. Whoever still has it afterwards gets 404.
+    host.routes.add(match={"prefix": "/"}, direct_response={"status": 404})
     return Resource.of(FRONT, route_pb2.RouteConfiguration(name=FRONT, virtual_hosts=[host]), *needs)
 
 
@@ -89,10 +94,9 @@ def _grpc_retry(retry: RetryPolicy) -> route_components_pb2.RetryPolicy:
 def _routes(cluster: str, method: Method) -> Iterable[route_components_pb2.Route]:
     """The first that matches counts: calls that may be repeated, then all; JSON before gRPC."""
     policy = method.policy
-    if not policy.idempotent and policy.has_request_id:
-        for repeatable in (_query("request_?[iI]d"), _present("idempotency-key")):
-            yield _route(cluster, method, [_transcoded(), repeatable], json=True, repeat=True)
-        yield _route(cluster, method, [_present("idempotency-key")], json=False, repeat=True)
+    if method.request_id and not policy.idempotent:
+        yield _route(cluster, method, [_transcoded(), _present(REPEATABLE)], json=True, repeat=True)
+        yield _route(cluster, method, [_present(REPEATABLE)], json=False, repeat=True)
     yield _route(cluster, method, [_transcoded()], json=True, repeat=policy.idempotent)
     yield _route(cluster, method, [], json=False, repeat=policy.idempotent)
 
@@ -103,6 +107,7 @@ def _route(cluster: str, method: Method, headers: _Headers, *, json: bool, repea
         name=method.path,
         match=route_components_pb2.RouteMatch(path=method.path, headers=headers),
         route=route_components_pb2.RouteAction(cluster=cluster, retry_policy=_retry(policy.retry, repeat)),
+        request_headers_to_remove=[REPEATABLE],
         # The instance gives up when the caller does. A caller's own deadline stays as it is.
         request_headers_to_add=[_header("grpc-timeout", f"{round(policy.timeout * 1000)}m")],
     )
@@ -179,13 +184,6 @@ def _transcoded() -> route_components_pb2.HeaderMatcher:
 
 def _present(name: str) -> route_components_pb2.HeaderMatcher:
     return route_components_pb2.HeaderMatcher(name=name, present_match=True)
-
-
-def _query(parameter: str) -> route_components_pb2.HeaderMatcher:
-    pattern = regex_pb2.RegexMatcher(regex=rf".*[?&]{parameter}=[^&]+.*")
-    matcher = route_components_pb2.HeaderMatcher(name="x-envoy-original-path")
-    matcher.string_match.safe_regex.CopyFrom(pattern)
-    return matcher
 
 
 def _header(name: str, value: str) -> base_pb2.HeaderValueOption:

@@ -25,11 +25,15 @@ class Audience(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One method of a service: its path, its sides that are streams, and how it is treated."""
+    """One method of a service: its path, whether a side is a stream, how it is treated.
+
+    request_id: number of the request's field of that name, 0 where there is none.
+    """
 
     path: str
     streaming: bool = False
     policy: MethodPolicy = DEFAULT_POLICY
+    request_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,128 @@
+"""Two small filters in Lua at the front, written from the contracts: what the transcoder and the router cannot know.
+
+`strict.lua` refuses JSON that does not fit the contract; `repeats.lua` marks calls that carry a request_id. What is
+written here is the tables they look into.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import resources
+
+from google.api import annotations_pb2, http_pb2
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+from google.protobuf.descriptor_pb2 import MethodOptions
+from google.protobuf.descriptor_pool import DescriptorPool
+
+from mesh.xds.snapshot import Method
+
+_LUA = resources.files(__package__)
+_STRICT = (_LUA / "strict.lua").read_text(encoding="utf-8")
+_REPEATS = (_LUA / "repeats.lua").read_text(encoding="utf-8")
+
+_TEXTS = {FieldDescriptor.CPPTYPE_STRING: "s", FieldDescriptor.CPPTYPE_BOOL: "b", FieldDescriptor.CPPTYPE_ENUM: "e"}
+# Messages whose JSON is no object of their fields.
+# https://protobuf.dev/programming-guides/json/
+_WELL_KNOWN = {
+    **dict.fromkeys(("Timestamp", "Duration", "FieldMask", "StringValue", "BytesValue"), "s"),
+    **dict.fromkeys(("Struct", "Value", "ListValue", "Any", "NullValue"), "*"),
+    **dict.fromkeys((f"{kind}Value" for kind in ("Double", "Float", "Int32", "Int64", "UInt32", "UInt64")), "n"),
+    "BoolValue": "b",
+}
+_VARIABLE = re.compile(r"\{[^{}=]+(?:=([^{}]*))?\}")
+
+
+def strict(pool: DescriptorPool, services: Iterable[str]) -> str:
+    """Return the filter that checks the JSON bodies of these services' methods."""
+    rules: dict[str, list[tuple[str, str]]] = {}
+    types: dict[str, dict[str, str]] = {}
+    for service in services:
+        for method in pool.FindServiceByName(service).methods:
+            for verb, path, kind in _bindings(method, types):
+                rules.setdefault(verb, []).append((path, kind))
+    for found in rules.values():
+        # The one with more of its own text is meant: "/v1/users:import" before "/v1/{id}".
+        found.sort(key=lambda rule: (-len(rule[0].replace("[^/]+", "").replace(".+", "")), rule))
+    return f"local RULES = {_table(rules)}\nlocal TYPES = {_table(types)}\n{_STRICT}"
+
+
+def repeats(methods: Iterable[Method]) -> str:
+    """Return the filter that marks calls of these methods that carry a request_id."""
+    fields = {m.path: m.request_id for m in methods if m.request_id and not m.streaming and not m.policy.idempotent}
+    return f"local FIELDS = {_table(fields)}\n{_REPEATS}"
+
+
+def _bindings(method: MethodDescriptor, types: dict[str, dict[str, str]]) -> Iterator[tuple[str, str, str]]:
+    options = MethodOptions.FromString(method.GetOptions().SerializeToString())
+    if not options.HasExtension(annotations_pb2.http):
+        return
+    rule = options.Extensions[annotations_pb2.http]
+    for binding in (rule, *rule.additional_bindings):
+        verb, path = _verb(binding)
+        if not verb or not binding.body:
+            continue
+        message = method.input_type
+        if binding.body == "*":
+            kind = _message(message, types)
+        elif binding.body in message.fields_by_name:
+            kind = _field(message.fields_by_name[binding.body], types)
+        else:
+            continue
+        yield verb, _pattern(path), "[" + kind if method.client_streaming else kind
+
+
+def _verb(binding: http_pb2.HttpRule) -> tuple[str, str]:
+    which = binding.WhichOneof("pattern")
+    if which == "custom":
+        return binding.custom.kind, binding.custom.path
+    return (which.upper(), getattr(binding, which)) if which else ("", "")
+
+
+def _pattern(template: str) -> str:
+    """Turn a path template (google/api/http.proto) into a Lua pattern."""
+    plain = _VARIABLE.sub(lambda found: found.group(1) or "*", template)
+    parts = re.split(r"(\*\*|\*)", plain)
+    texts = {"*": "[^/]+", "**": ".+"}
+    return "^" + "".join(texts.get(part) or re.sub(r"([^A-Za-z0-9/_])", r"%\1", part) for part in parts) + "$"
+
+
+def _message(message: Descriptor, types: dict[str, dict[str, str]]) -> str:
+    if message.file.package == "google.protobuf" and message.name in _WELL_KNOWN:
+        return _WELL_KNOWN[message.name]
+    if message.full_name not in types:
+        fields = types[message.full_name] = {}
+        for field in message.fields:
+            kind = _field(field, types)
+            # "Parsers accept both the lowerCamelCase name and the original proto field name."
+            fields[field.name] = fields[field.json_name] = kind
+    return "@" + message.full_name
+
+
+def _field(field: FieldDescriptor, types: dict[str, dict[str, str]]) -> str:
+    if field.message_type is not None:
+        if field.message_type.GetOptions().map_entry:
+            return "{" + _field(field.message_type.fields_by_name["value"], types)
+        kind = _message(field.message_type, types)
+    else:
+        kind = _TEXTS.get(field.cpp_type, "n")
+    return "[" + kind if field.is_repeated else kind
+
+
+def _table(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"[{_table(key)}]={_table(inner)}" for key, inner in sorted(value.items())) + "}"
+    if isinstance(value, list | tuple):
+        return "{" + ",".join(map(_table, value)) + "}"
+    if isinstance(value, str):
+        # Names of contracts and patterns of paths; anything else is written as bytes in decimal.
+        return (
+            '"'
+            + "".join(c if (c.isalnum() and c.isascii()) or c in "._/[]^$+@*%{-: " else _bytes(c) for c in value)
+            + '"'
+        )
+    return str(value)
+
+
+def _bytes(text: str) -> str:
+    return "".join(f"\\{byte:03d}" for byte in text.encode())
