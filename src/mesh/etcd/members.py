@@ -27,9 +27,10 @@ from mesh.settings import TLSFiles
 _log = logging.getLogger("mesh.etcd")
 
 # etcd refuses pings less than 5 s apart (--grpc-keepalive-min-time). Without ping_timeout_ms, grpc waits a minute for
-# the answer, whatever keepalive_timeout_ms says.
+# the answer, whatever keepalive_timeout_ms says. Pings find dead paths; a hung member is found sooner by what its streams
+# do not tell, so the answer may take longer than a slow etcd does.
 _PING_EVERY_MS = 5_500
-_PING_TIMEOUT_MS = 2_000
+_PING_TIMEOUT_MS = 4_000
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", _PING_EVERY_MS),
