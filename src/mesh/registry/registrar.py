@@ -226,7 +226,13 @@ class Registrar:
                 if not await self._store.put_if_absent(key, value, lease):
                     raise DuplicateInstance(_taken(instance, ""))
         REGISTRATIONS.labels(instance.service).inc()
-        _log.info("registered %s as %s", instance.service, instance.id, extra={"event.action": "registered"})
+        _log.info(
+            "registered %s as %s, %s",
+            instance.service,
+            instance.id,
+            instance.state,
+            extra={"event.action": "registered"},
+        )
 
     async def _put_contract(self) -> None:
         if self._contract:
