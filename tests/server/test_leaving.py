@@ -129,6 +129,25 @@ def test_a_stuck_handler_costs_drain_and_at_most_a_second_and_the_key_goes_first
         assert asyncio.run(story(service, prefix)) < 2.0
 
 
+def test_a_handler_that_holds_the_whole_process_is_ended_by_force(tmp_path: Path) -> None:
+    async def story(service: EchoProcess) -> None:
+        async with grpc.aio.insecure_channel(service.address) as channel:
+            stub = EchoServiceStub(channel)
+            await stub.Unary(EchoRequest(text="connect"), timeout=5)
+            stuck = stub.Unary(EchoRequest(sleep=60, block=True), timeout=120)
+            with pytest.raises(grpc.aio.AioRpcError):
+                await stub.Unary(EchoRequest(text="nobody answers"), timeout=0.5)
+            begun = time.monotonic()
+            service.signal()
+            assert (await error_of(stuck)).code() is grpc.StatusCode.UNAVAILABLE
+            assert service.exit_code(timeout=5) == 70
+            assert time.monotonic() - begun < 2.0
+            assert service.records()[-1]["event.action"] == "ended-by-force"
+
+    with EchoProcess(tmp_path, MESH_ETCD=f"127.0.0.1:{free_port()}", MESH_DRAIN="1") as service:
+        asyncio.run(story(service))
+
+
 def test_a_stream_that_never_ends_keeps_nobody_waiting(tmp_path: Path) -> None:
     """A health watch has no end of its own; its caller is told UNAVAILABLE, and the server is gone at once."""
 

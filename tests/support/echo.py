@@ -2,7 +2,8 @@
 
     from support.echo import EchoRequest, EchoResponse, EchoServicer, EchoServiceStub, SERVICE
 
-Run as a program it is served on the mesh by the settings in the environment: `python -m support.echo` with tests/ on the path.
+Run as a program, `python -m support.echo` with tests/ on the path, it is served on the mesh by the settings in the
+environment.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,9 @@ class EchoServicer(echo_pb2_grpc.EchoServiceServicer):
         )
 
     async def _sleep(self, request: Any) -> None:
+        if request.block:
+            time.sleep(request.sleep)
+            return None
         while True:
             try:
                 return await asyncio.sleep(request.sleep)

@@ -35,10 +35,11 @@ def instance_id(settings: Settings, dice: Dice) -> str:
 def bind(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentials | None) -> Endpoint:
     """Bind a server's port and return where; raise SettingsError, in one sentence, if that cannot be."""
     host, port = _parse(listen)
+    _probe(host, port)
     try:
         bound = server.add_secure_port(listen, credentials) if credentials else server.add_insecure_port(listen)
     except RuntimeError as e:
-        raise SettingsError(_why_not(host, port)) from e
+        raise SettingsError(f"cannot listen on {host}:{port}: set MESH_LISTEN to another address") from e
     return Endpoint(host, bound)
 
 
@@ -86,21 +87,24 @@ def _set_address(text: str, port: int) -> Endpoint:
         raise SettingsError(f"MESH_ADVERTISE: {e}") from None
 
 
-def _why_not(host: str, port: int) -> str:
-    """Bind once more by hand, because grpc does not tell why it could not."""
+def _probe(host: str, port: int) -> None:
+    """Bind by hand and let go again, because grpc does not tell why it could not, and tells so on stderr."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family) as probe:
+            # As grpc does: connections that ended a moment ago are no hindrance, a listener is.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host.strip("[]"), port))
     except OSError as e:
         if e.errno == errno.EADDRINUSE:
-            return (
+            why = (
                 f"{host}:{port} is taken by another process: set MESH_LISTEN to another port, or to 0 for any free one"
             )
-        if e.errno == errno.EACCES:
-            return f"{host}:{port} needs privileges: set MESH_LISTEN to a port from 1024 on"
-        return f"cannot listen on {host}:{port}: {e.strerror or e}; MESH_LISTEN wants an address of this machine"
-    return f"cannot listen on {host}:{port}: set MESH_LISTEN to another address"
+        elif e.errno == errno.EACCES:
+            why = f"{host}:{port} needs privileges: set MESH_LISTEN to a port from 1024 on"
+        else:
+            why = f"cannot listen on {host}:{port}: {e.strerror or e}; MESH_LISTEN wants an address of this machine"
+        raise SettingsError(why) from e
 
 
 def _is_any(host: str) -> bool:

@@ -38,16 +38,28 @@ async def serve(*servicers: object, settings: Settings | None = None, store: Sto
     try:
         settings = settings if settings is not None else Settings.from_env()
         server = Server(*servicers, settings=settings, store=store)
-        logs.configure(settings.log_level, server.services[0], server.instance_id, service_version=settings.version)
-        tracing.configure(server.services[0], settings.version, server.instance_id)
-        page = pages.serve_metrics(settings.metrics) if settings.metrics else None
-        with contextlib.closing(page) if page is not None else contextlib.nullcontext(), _told(settings.drain) as told:
+        name = server.services[0]
+        logs.configure(settings.log_level, name, server.instance_id, service_version=settings.version)
+        tracing.configure(name, settings.version, server.instance_id)
+        with _page(settings.metrics), _told(settings.drain) as told:
             await server.start()
             await _until_left(server, told)
             told.finished(server.unfinished)
     except MeshError as e:
+        if not logging.getLogger().handlers:  # the settings themselves were wrong
+            logs.configure()
         _log.critical("cannot start: %s", e, extra={"event.action": "start-failed"})
         raise SystemExit(2) from None
+
+
+@contextlib.contextmanager
+def _page(address: str) -> Iterator[None]:
+    """Serve the metrics page for as long as it lasts, if there is to be one."""
+    if not address:
+        yield
+        return
+    with contextlib.closing(pages.serve_metrics(address)):
+        yield
 
 
 async def _until_left(server: Server, told: _Told) -> None:
