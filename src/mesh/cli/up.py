@@ -1,7 +1,7 @@
 """`mesh up`: the story of a local stack, from an empty folder to a clean leave.
 
 etcd first; then the control plane and the instances side by side; Envoy when the control plane answers. Leaving goes
-the other way: the edge stops accepting and finishes, instances leave the registry and drain, then nobody needs the rest.
+the other way: the edge stops accepting and finishes, instances leave the registry and drain, then the rest may go.
 """
 
 from __future__ import annotations
