@@ -53,8 +53,6 @@ def cluster_for_envoy(service: str, breaker: BreakerPolicy, secrets: str = "") -
     )
     # An instance that left the registry is left alone at once, though its health check may still pass.
     message.ignore_health_on_host_removal = True
-    # Calls to an instance that stopped answering are sent to another, rather than waiting for their deadline.
-    message.close_connections_on_host_health_failure = True
     if secrets:
         message.transport_socket.name = "envoy.transport_sockets.tls"
         message.transport_socket.typed_config.CopyFrom(pack(_tls(secrets)))

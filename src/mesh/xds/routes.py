@@ -35,6 +35,9 @@ _MAX_BODY = 1024 * 1024
 MAX_DEADLINE = 3600.0
 # Picks that may meet a host already tried, before one of these is taken after all.
 _PICKS = 5
+# A call that may be repeated and has no answer after this share of its time is also sent to another instance, the first
+# answer counts: one that hangs costs its callers a pause and not a failure. Lower is quicker, and repeats slow calls.
+_HEDGE_AFTER, _HEDGE_AFTER_AT_LEAST = 0.25, 1.0
 # What Envoy and gRPC understand of the codes in a policy.
 _RETRIABLE = {"CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}
 # The attempt did not reach a handler.
@@ -112,6 +115,8 @@ def _route(cluster: str, method: Method, headers: _Headers, *, json: bool, repea
         request_headers_to_add=[_header("grpc-timeout", f"{round(policy.timeout * 1000)}m")],
     )
     _limit(route.route, policy, json=json, streaming=method.streaming)
+    if repeat and not method.streaming:
+        _hedge(route.route, policy)
     return route
 
 
@@ -127,6 +132,13 @@ def _limit(action: route_components_pb2.RouteAction, policy: MethodPolicy, *, js
     if streaming:
         # Silence on a stream is no fault; the listener's limit on idle streams is meant for others.
         action.idle_timeout.CopyFrom(duration(policy.timeout))
+
+
+def _hedge(action: route_components_pb2.RouteAction, policy: MethodPolicy) -> None:
+    after = max(policy.timeout * _HEDGE_AFTER, _HEDGE_AFTER_AT_LEAST)
+    if after < policy.timeout and policy.retry.max_attempts > 1:
+        action.retry_policy.per_try_timeout.CopyFrom(duration(after))
+        action.hedge_policy.hedge_on_per_try_timeout = True
 
 
 def _retry(retry: RetryPolicy, repeat: bool) -> route_components_pb2.RetryPolicy:
