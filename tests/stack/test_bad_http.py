@@ -98,7 +98,7 @@ PATHS = [
     Ask("GET", "/users?id=nobody", (404,)),
     Ask("GET", "/users", (400,)),
     Ask("DELETE", "/v1/users/nobody", (404,)),
-    Ask("GET", "/v1/users/nobody?" + "a" * 10_000, (400, 414, 431)),
+    Ask("GET", "/v1/users/nobody?" + "a" * 10_000, (400, 404, 414, 431)),
     Ask("POST", "/users.v1.UserService/GetUser", (400, 404, 415)),
     Ask("POST", "/grpc.health.v1.Health/Check", (400, 404, 415)),
 ]
@@ -118,6 +118,14 @@ def test_body_over_one_mebibyte_is_413(stack: Stack) -> None:
 
     assert answer.status == 413
     assert_is_error(answer.json())
+
+
+@pytest.mark.parametrize("size", [40_000, 900_000])
+def test_body_below_one_mebibyte_is_judged_by_what_it_says(size: int, stack: Stack) -> None:
+    answer = ask(stack.edge, "POST", "/v1/users", body(name="x" * size))
+
+    assert answer.status == 400, answer
+    assert "200 characters" in answer.json()["message"]
 
 
 HEADERS: dict[str, tuple[bytes, tuple[int, ...]]] = {

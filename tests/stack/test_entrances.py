@@ -41,7 +41,8 @@ def curl(stack: Stack, target: str, *arguments: str) -> Any:
     tls = stack.tls
     flags = ["--cacert", tls["ca"], "--cert", tls["cert"], "--key", tls["key"]] if tls else []
     url = f"{'https' if tls else 'http'}://{stack.edge}{target}"
-    done = subprocess.run([program, "-sS", *flags, url, *arguments], capture_output=True, text=True, timeout=30)
+    command = [program, "-sS", "-H", "content-type: application/json", *flags, url, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -127,7 +128,7 @@ def test_blocking_client_reaches_the_service(each: Stack) -> None:
 
 
 _PROXYLESS = """
-import grpc, sys
+import grpc, grpc.experimental, sys
 from users.v1 import users_pb2, users_pb2_grpc
 files = sys.argv[1:]
 read = lambda path: open(path, "rb").read()
@@ -179,9 +180,8 @@ def test_watch_tells_a_change_made_through_another_instance(each: Stack) -> None
             wanted = fresh()
             await stub.CreateUser(CreateUserRequest(user=User(**wanted)))
             async with asyncio.timeout(10):
-                async for change in watch:
-                    if change.user.id == wanted["id"]:
-                        break
+                while (await watch.read()).user.id != wanted["id"]:
+                    pass
             watch.cancel()
 
     asyncio.run(story())

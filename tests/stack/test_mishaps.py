@@ -72,6 +72,15 @@ def wait_ready(running: Service, within: float = 20.0) -> None:
         time.sleep(0.05)
 
 
+def wait_told(running: Service, words: str, within: float = 10.0) -> str:
+    """Wait until the log has some words in it, and return it."""
+    begin = time.monotonic()
+    while words not in (told := running.log.read_text()):
+        assert time.monotonic() - begin < within, told
+        time.sleep(0.05)
+    return told
+
+
 @pytest.fixture
 def mounts() -> None:
     """File systems of one's own need user namespaces; some systems forbid them."""
@@ -140,7 +149,7 @@ def test_read_only_database_is_told_in_one_sentence(etcd: Etcd, tmp_path: Path) 
         ("sqlite:///no/such/folder/users.db", 1, "folder"),
         ("sqlite:///text.db", 1, "text.db"),
         ("mysql://x", 2, "USERS_DATABASE"),
-        ("postgresql://postgres:s3cret@127.0.0.1:1/users", 1, "127.0.0.1:1"),
+        ("postgresql://postgres:s3cret@127.0.0.1:1/users", 1, "nobody answers"),
     ],
 )
 def test_unusable_database_is_told_in_one_sentence(
@@ -162,9 +171,8 @@ def test_service_whose_etcd_is_nowhere_serves_and_says_so(tmp_path: Path, etcd: 
     with service(tmp_path, "sqlite:///users.db", etcd, MESH_ETCD=f"127.0.0.1:{free_port()}") as running:
         wait_ready(running)
         assert running.create()[0] == grpc.StatusCode.OK
-        told = running.log.read_text()
+        told = wait_told(running, "etcd")
 
-    assert "etcd" in told
     assert "Traceback" not in told
 
 
@@ -240,9 +248,8 @@ def test_wrong_etcd_password_is_told_to_a_client(locked_etcd: Etcd) -> None:
 def test_service_with_a_wrong_etcd_password_serves_and_says_so(locked_etcd: Etcd, tmp_path: Path) -> None:
     with service(tmp_path, "sqlite:///users.db", locked_etcd, **wrong_password(locked_etcd)) as running:
         wait_ready(running)
-        told = running.log.read_text()
+        told = wait_told(running, "MESH_ETCD_PASSWORD")
 
-    assert "password" in told.lower()
     assert "s3cret" not in told
     assert "Traceback" not in told
 
