@@ -72,11 +72,11 @@ asyncio.run(main())
 class Told:
     """What the story's process told: spans, log lines and metrics."""
 
-    def __init__(self) -> None:
+    def __init__(self, story: str = STORY) -> None:
         with Collector() as collector:
             asked = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{collector.address}"}
             env = os.environ | asked | {"PYTHONPATH": str(TESTS), "GRPC_VERBOSITY": "NONE"}
-            command = [sys.executable, "-c", STORY]
+            command = [sys.executable, "-c", story]
             done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         self.spans = collector.spans
@@ -155,3 +155,45 @@ def test_nothing_that_is_told_quotes_a_request(told: Told) -> None:
 def test_a_name_that_nobody_serves_is_no_label_of_the_server(told: Told) -> None:
     assert not [key for key in told.metrics if key[0].startswith("mesh_server") and "Ada" in key]
     assert told.metrics["mesh_server_calls_total", "unknown", "unknown", "UNIMPLEMENTED"] == 1
+
+
+THREADS = """
+import asyncio, threading
+import mesh, mesh.blocking
+from mesh.settings import Settings
+from mesh.telemetry import tracing
+from opentelemetry import trace
+from support.echo import SERVICE, EchoRequest, EchoServicer, EchoServiceStub
+
+tracing.configure("caller")
+ready, addresses = threading.Event(), []
+
+async def serve():
+    global loop, told
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    settings = Settings(drain=1.0, settle=0.0, instance_id="echo-1")
+    async with mesh.Server(EchoServicer("echo-1"), settings=settings, store=mesh.MemoryStore()) as server:
+        addresses.append(str(server.endpoint))
+        ready.set()
+        await told.wait()
+
+server = threading.Thread(target=lambda: asyncio.run(serve()))
+server.start()
+ready.wait()
+with trace.get_tracer("application").start_as_current_span("mine"):
+    with mesh.blocking.connect(SERVICE, endpoints=addresses) as channel:
+        echo = EchoServiceStub(channel)
+        assert echo.Unary(EchoRequest(text="x")).text == "x"
+        assert len(list(echo.ServerStream(EchoRequest(text="x", count=2)))) == 2
+loop.call_soon_threadsafe(told.set)
+server.join()
+"""
+
+
+def test_calls_of_a_thread_belong_to_the_span_of_that_thread() -> None:
+    told = Told(THREADS)
+    assert len({span["trace"] for span in told.spans}) == 1
+    (mine,) = [span for span in told.spans if span["name"] == "mine"]
+    assert [call["parent"] for call in told.of("INTERNAL", "Unary")] == [mine["id"]]
+    assert [call["parent"] for call in told.of("INTERNAL", "ServerStream")] == [mine["id"]]
+    assert len(told.of("SERVER", "Unary")) == len(told.of("SERVER", "ServerStream")) == 1

@@ -172,6 +172,7 @@ for number in range(3000):
 """
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 def test_a_dead_collector_neither_delays_the_exit_nor_fills_the_log(protocol: str) -> None:
     dead = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}", "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
