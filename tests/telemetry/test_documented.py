@@ -117,7 +117,9 @@ def test_the_documented_budget_is_that_of_the_code() -> None:
     assert BudgetPolicy(float(told["share"]), float(told["per second"]), float(told["window"])) == BudgetPolicy()
 
 
-@pytest.mark.parametrize("page", ["metrics.md", "settings.md", "policies.md", "logs-and-traces.md", "faq-etcd3.md"])
+@pytest.mark.parametrize(
+    "page", ["metrics.md", "settings.md", "policies.md", "logs-and-traces.md", "faq-etcd3.md", "threats.md"]
+)
 def test_links_between_pages_lead_somewhere(page: str) -> None:
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / "docs" / page).read_text()):
         assert (ROOT / "docs" / link).exists(), link
@@ -140,3 +142,10 @@ def test_the_documented_filebeat_input_is_yaml_and_expands_our_names() -> None:
     (told,) = yaml.safe_load(text)["filebeat.inputs"]
     parser = told["parsers"][0]["ndjson"]
     assert parser == {"target": "", "overwrite_keys": True, "expand_keys": True, "add_error_key": True}
+
+
+def test_every_defence_names_a_test_that_exists() -> None:
+    told = re.findall(r"`(tests/[\w/.]+)`", (ROOT / "docs/threats.md").read_text())
+    assert len(told) >= 10
+    for name in told:
+        assert "def test_" in (ROOT / name).read_text()

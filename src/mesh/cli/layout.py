@@ -108,6 +108,7 @@ class Layout:
         # Programs of this Python's environment (mesh, grpcurl wheels…) are found whether it is activated or not.
         env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
         env |= {"PYTHONUNBUFFERED": "1", MARK: str(self.folder.path.resolve())}
+        env.setdefault("GRPC_VERBOSITY", "NONE")  # what it writes by itself is not JSON, and the logs are
         return env | self.variables(role)
 
     def variables(self, role: str = "client") -> dict[str, str]:
