@@ -37,7 +37,7 @@ class Envoy:
         self.name = name
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        secrets = folder / f"{name}-secrets.yaml"
+        secrets = folder / f"{name}-secrets"
         text = front.render(
             FRONT.read_text(),
             edge=self.edge,
@@ -49,7 +49,7 @@ class Envoy:
         )
         (folder / f"{name}.yaml").write_text(text)
         if tls is not None:
-            secrets.write_text(front.secrets(tls))
+            front.write_secrets(secrets, tls)
 
     def start(self) -> None:
         """Start the process; `wait_ready` tells when it serves."""

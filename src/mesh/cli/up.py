@@ -170,9 +170,10 @@ class Stack:
         from mesh.controlplane import front
 
         layout, folder = self._layout, self._layout.folder
-        files, secrets = layout.files.get("edge"), folder.path.resolve() / "secrets.yaml"
+        files, secrets = layout.files.get("edge"), folder.path.resolve() / "secrets"
         if files is not None:
-            folder.write(secrets, front.secrets(_absolute(files)))
+            with folder.errors():
+                front.write_secrets(secrets, _absolute(files))
         text = front.render(
             programs.front_file().read_text(),
             edge=layout.edge,

@@ -14,7 +14,7 @@ from mesh.xds.resources import ENDPOINTS, Resource, pack
 
 _HTTP = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
-# Names of the secrets in the file that front.yaml's node metadata points at.
+# Names of the secrets, each a file NAME.yaml in the folder that front.yaml's node metadata points at.
 IDENTITY, AUTHORITY = "identity", "authority"
 
 # A service on the same network answers a connection in a millisecond; a black hole must not hold a call for longer.
@@ -33,7 +33,7 @@ _MAX_CALLS, _MAX_CONNECTIONS = 10_000, 1024
 def cluster_for_envoy(service: str, breaker: BreakerPolicy, secrets: str = "") -> Resource:
     """Build the service's cluster.
 
-    secrets: path, on Envoy's machine, of the file that holds its certificates (SDS); empty: plain text.
+    secrets: path, on Envoy's machine, of the folder with its certificates as SDS files; empty: plain text.
     """
     message = _cluster(service)
     message.connect_timeout.CopyFrom(duration(_CONNECT))
@@ -157,15 +157,14 @@ def _circuit_breakers() -> circuit_breaker_pb2.CircuitBreakers:
 def _tls(secrets: str) -> tls_pb2.UpstreamTlsContext:
     def secret(name: str) -> secret_pb2.SdsSecretConfig:
         source = config_source_pb2.ConfigSource(
-            path_config_source=config_source_pb2.PathConfigSource(path=secrets),
+            path_config_source=config_source_pb2.PathConfigSource(path=f"{secrets}/{name}.yaml"),
             resource_api_version=config_source_pb2.V3,
         )
         return secret_pb2.SdsSecretConfig(name=name, sds_config=source)
 
     return tls_pb2.UpstreamTlsContext(
-        # The peer's certificate must carry the address that it was registered under.
-        auto_host_sni=True,
-        auto_sni_san_validation=True,
+        # The peer must show a certificate of our authority. Envoy compares SNI with DNS names only, and instances are
+        # reached by IP address; a list of allowed addresses would replace the cluster whenever an instance comes.
         common_tls_context=tls_pb2.CommonTlsContext(
             tls_certificate_sds_secret_configs=[secret(IDENTITY)],
             validation_context_sds_secret_config=secret(AUTHORITY),
