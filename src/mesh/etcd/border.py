@@ -110,6 +110,7 @@ def _short(details: str) -> str:
     text = details.removeprefix("etcdserver: ")
     text = re.sub(r"^failed to connect to all addresses; last error: (\w+: )?", "", text)
     text = re.sub(r"^(ipv4|ipv6|unix):\S+ ", "", text)
+    text = re.sub(r"^Tls handshake failed .*OPENSSL_internal:", "TLS handshake failed: ", text).removesuffix(": OK")
     return " ".join(text.split())[:200]
 
 

@@ -10,7 +10,7 @@ from grpcmesh.etcd.v3 import etcd_pb2 as pb
 from mesh.clock import Clock, Dice
 from mesh.errors import LeaseLost, StoreError
 from mesh.etcd.heartbeat import Heartbeat
-from mesh.etcd.session import Session, Stream
+from mesh.etcd.session import Session, Stream, drop
 from mesh.etcd.wire import GRANT, KEEP_ALIVE, REVOKE
 from mesh.resilience.reconnect import Reconnect
 from mesh.telemetry.metrics import LEASES_LOST
@@ -115,9 +115,7 @@ class LeaseKeeper:
                 if self._heartbeat.is_overdue(self._clock.monotonic()):
                     raise stream.silent("no answer to a lease's sign of life")
         finally:
-            if reading is not None:
-                reading.cancel()
-                await asyncio.wait([reading])
+            await drop(reading)
 
     def _heard(self, answer: pb.LeaseKeepAliveResponse) -> None:
         self._session.heard()

@@ -27,8 +27,8 @@ from mesh.settings import TLSFiles
 _log = logging.getLogger("mesh.etcd")
 
 # etcd refuses pings less than 5 s apart (--grpc-keepalive-min-time). Without ping_timeout_ms, grpc waits a minute for
-# the answer, whatever keepalive_timeout_ms says. Pings find dead paths; a hung member is found sooner by what its streams
-# do not tell, so the answer may take longer than a slow etcd does.
+# the answer, whatever keepalive_timeout_ms says. Pings find dead paths; a hung member is found sooner by what its
+# streams do not tell, so the answer may take longer than a slow etcd does.
 _PING_EVERY_MS = 5_500
 _PING_TIMEOUT_MS = 4_000
 

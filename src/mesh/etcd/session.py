@@ -68,6 +68,13 @@ class Stream(Generic[Q, A]):
             raise unreachable(self.member, "the connection was left") from None
 
 
+async def drop(reading: asyncio.Task[T] | None) -> None:
+    """End a task that reads, whatever it was about to say."""
+    if reading is not None:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
 class Session:
     """Calls and streams to etcd. Only used from one event loop.
 
@@ -87,7 +94,8 @@ class Session:
         """Call etcd and return its answer; raise a StoreError."""
         fresh = False  # whether the token was already renewed for this call
         error: StoreError = StoreUnavailable("no member of etcd was tried")
-        for _ in range(max(2, len(self._members)) + 1):
+        tries = max(2, len(self._members))  # twice at the only one: a restart may have cut a connection that was idle
+        while tries:
             with self._members.connection() as connection:
                 try:
                     answer = await self._try(connection, method, request)
@@ -102,8 +110,8 @@ class Session:
             if not isinstance(error, StoreUnavailable):
                 raise error
             self.leave(connection, error)
-            if hung and len(self._members) == 1:
-                break  # a second wait for the same member helps nobody
+            # A second wait for the only member, if it hangs, helps nobody.
+            tries = 0 if hung and len(self._members) == 1 else tries - 1
         raise error
 
     @asynccontextmanager

@@ -15,7 +15,7 @@ from mesh.clock import Clock, Dice
 from mesh.errors import StoreUnavailable
 from mesh.etcd.border import Silent, denied
 from mesh.etcd.cursor import Cursor, WatchRefused
-from mesh.etcd.session import Session, Stream
+from mesh.etcd.session import Session, Stream, drop
 from mesh.etcd.wire import PROGRESS, WATCH
 from mesh.resilience.reconnect import Reconnect
 from mesh.store import Changed
@@ -80,6 +80,4 @@ async def _answers(stream: WatchStream, clock: Clock) -> AsyncIterator[pb.WatchR
             elif created:  # never before: etcd 3.4 and 3.5 mind progress requests on a stream without a watch
                 await stream.send(PROGRESS)
     finally:
-        if reading is not None:
-            reading.cancel()
-            await asyncio.wait([reading])
+        await drop(reading)

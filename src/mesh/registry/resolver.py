@@ -56,7 +56,8 @@ class _Branch:
 
     def take(self, entries: Mapping[str, Entry]) -> None:
         first = not self.directory.known
-        changed = self.directory.update(entries, self._now())
+        now = self._now()
+        changed = self.directory.update(entries, now) | self.directory.tick(now, stale=False)  # it was reached just now
         self.tell(changed, even_if_none=first)
 
     def look(self, stale: bool) -> None:
