@@ -38,7 +38,7 @@ _log = logging.getLogger("usersvc.postgres")
 CONNECTIONS = 10
 _TRIES = 3  # of a write that collided; the locks make a first collision rare
 _COMMAND_TIMEOUT = 10.0  # seconds; callers are less patient, this is for the work without callers
-_CLOSING = 5.0  # seconds
+_CLOSING = 0.5  # seconds; whoever closes has answered its callers before
 _RELEASING = 1.0  # seconds that a connection has to become usable again; then it is dropped
 _LOCK = "SELECT pg_advisory_xact_lock(key) FROM unnest($1::bigint[]) AS key"
 

@@ -18,7 +18,7 @@ CONNECT_TIMEOUT = 5.0  # seconds
 SETTINGS = {
     "application_name": "usersvc",
     # An instance that is stopped inside a transaction would hold up every other writer.
-    "idle_in_transaction_session_timeout": "5000",
+    "idle_in_transaction_session_timeout": "2000",  # milliseconds
 }
 
 # Everything that asyncpg raises when the database or the way to it is at fault.

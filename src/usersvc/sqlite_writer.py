@@ -8,6 +8,7 @@ lone write waits for nobody.
 - Nobody is answered before the commit. If the commit fails, each job of the group is tried alone once.
 - A job whose caller has gone is dropped if it has not begun; once begun it is finished and its answer thrown away.
 - Another process may hold the lock. It is asked for again until the last caller has gone; callers bring deadlines.
+  `usersvc.sqlite_turn` keeps busy processes from passing one another over.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from usersvc.sqlite_schema import failure, is_broken, is_busy
+from usersvc.sqlite_turn import Turn
 from usersvc.store import StoreUnavailable
 
 _log = logging.getLogger("usersvc.sqlite")
@@ -30,6 +32,7 @@ T = TypeVar("T")
 Task = Callable[[sqlite3.Connection], Any]
 
 GROUP = 256  # jobs: bounds how long the first of a group waits for the last, some 15 ms
+PATIENCE = 0.1  # seconds that a turn is waited for before it is done without
 
 
 @dataclass(slots=True, eq=False)
@@ -56,8 +59,9 @@ class Writer:
     `_jobs` is the only state that two threads share; the rest belongs to the thread.
     """
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+    def __init__(self, connect: Callable[[], sqlite3.Connection], turn: Turn) -> None:
         self._connect = connect
+        self._turn = turn
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._connection: sqlite3.Connection | None = None
         self._trouble = ""
@@ -75,11 +79,11 @@ class Writer:
         result: T = await job.future
         return result
 
-    def close(self) -> None:
-        """Finish what waits, and end the thread. Blocks: call it from a thread."""
-        self._closed = True
+    async def close(self) -> None:
+        """Finish what waits, and end the thread."""
+        self._closed = True  # in the loop's thread, as in `do`: nothing is queued behind the end
         self._jobs.put(None)
-        self._thread.join()
+        await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
         ending = False
@@ -95,6 +99,7 @@ class Writer:
                 self._drop()
             _settle(jobs)
         self._drop()
+        self._turn.close()
 
     def _take(self, *, block: bool, room: int = GROUP) -> tuple[list[_Job], bool]:
         """Return the jobs that wait, and whether the end was asked for."""
@@ -141,17 +146,24 @@ class Writer:
 
     def _begin(self, jobs: list[_Job]) -> sqlite3.Connection | None:
         """Take the lock; return None if every caller went away before it was free."""
-        while any(not job.future.cancelled() for job in jobs):
-            try:
-                if self._connection is None:
-                    self._connection = self._connect()
-                self._connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.Error as e:
-                if not is_busy(e):
-                    raise
-            else:
-                return self._connection
-        return None
+        tries = 0
+        self._turn.take(PATIENCE)
+        try:
+            while any(not job.future.cancelled() for job in jobs):
+                try:
+                    if self._connection is None:
+                        self._connection = self._connect()
+                    self._connection.execute("BEGIN IMMEDIATE")
+                except sqlite3.Error as e:
+                    if not is_busy(e):
+                        raise
+                    self._turn.pause(tries)
+                    tries += 1
+                else:
+                    return self._connection
+            return None
+        finally:
+            self._turn.give_back()
 
     def _try(self, connection: sqlite3.Connection, jobs: Iterable[_Job]) -> None:
         for job in jobs:

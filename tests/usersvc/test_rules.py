@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import unicodedata
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 from google.rpc.error_details_pb2 import BadRequest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contract.users import REQUEST
 from mesh.errors import Refusal
 from users.v1.users_pb2 import User
 from usersvc import rules
@@ -174,7 +175,7 @@ def test_a_request_is_named_by_any_uuid_in_any_case(name: UUID) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["x", "123", uuid4().hex, f"{{{uuid4()}}}", f"{uuid4()}\n", f"urn:uuid:{uuid4()}", " "]
+    "name", ["x", "123", REQUEST.replace("-", ""), f"{{{REQUEST}}}", f"{REQUEST}\n", f"urn:uuid:{REQUEST}", " "]
 )
 def test_a_malformed_request_id_is_refused(name: str) -> None:
     with pytest.raises(Refusal, match="request_id"):

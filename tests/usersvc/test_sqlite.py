@@ -19,6 +19,7 @@ from users.v1.users_pb2 import CreateUserRequest, GetUserRequest, User
 from usersvc import migrations, sqlite_schema
 from usersvc.servicer import UserService
 from usersvc.sqlite import SqliteStore
+from usersvc.sqlite_turn import Turn
 from usersvc.sqlite_writer import GROUP, Writer
 from usersvc.store import OpenFailed, StoreFull
 
@@ -159,8 +160,8 @@ def test_when_a_commit_fails_nobody_is_told_of_success(path: Path) -> None:
 
     async def story() -> None:
         store = await SqliteStore.open(path)
-        await asyncio.to_thread(store._writer.close)
-        store._writer = Writer(lambda: sqlite3.connect(path, factory=Failing, isolation_level=None))
+        await store._writer.close()
+        store._writer = Writer(lambda: sqlite3.connect(path, factory=Failing, isolation_level=None), Turn(path))
         Failing.fails = 1
         with pytest.raises(Exception, match="SQLite"):
             await create(store, ada())
