@@ -216,7 +216,7 @@ def run(
     """
     from mesh.cli.adopt import adopt
 
-    return _await(adopt(_settings(data), program, services, address, timeout, _errors(), CLOCK, DICE))
+    return _await(adopt(_settings(data), program, services, address, timeout, _say, CLOCK, DICE))
 
 
 @cli.command("control-plane")
@@ -313,6 +313,10 @@ def _console() -> Console:
 
 def _errors() -> Console:
     return Console(stderr=True, highlight=False)
+
+
+def _say(text: str) -> None:
+    _errors().print(Text.assemble(("mesh: ", "bold"), text), soft_wrap=True)
 
 
 def _fail(sentence: str, code: int, hint: str = "") -> int:

@@ -25,6 +25,8 @@ _LONGEST_PAUSE = 5.0
 # A process that lived so long was well; its next end is news, not a loop.
 _GROWN_UP = 10.0
 _HOLD_PERIOD = 0.1
+# What a process that was asked to leave may end with: 0, or SIGTERM itself, as its parent or a shell tells it.
+_LEFT = (0, -signal.SIGTERM, 128 + signal.SIGTERM)
 # How long the rest of a group may take once its leader has left.
 _STRAGGLERS = 1.0
 
@@ -132,7 +134,7 @@ class Process:
             self.signal(signal.SIGTERM)
             try:
                 code = await asyncio.wait_for(running.wait(), self.spec.grace)
-                text = "left" if code in (0, -signal.SIGTERM) else told_exit(code)
+                text = "left" if code in _LEFT else told_exit(code)
                 await self._sweep(running.pid)
             except TimeoutError:
                 text = f"was killed: it did not leave within {self.spec.grace:g} s"

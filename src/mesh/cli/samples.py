@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from google.api import annotations_pb2, field_behavior_pb2, http_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool
-from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError
 
 from mesh.settings import TLSFiles
@@ -109,18 +112,31 @@ def _example(message: Descriptor) -> dict[str, str]:
 
 
 def _python(service: ServiceDescriptor, method: MethodDescriptor, env: str) -> str:
-    package, _, stem = service.file.name.removesuffix(".proto").replace("/", ".").rpartition(".")
-    source = f"from {package} import " if package else "import "
-    module, request = f"{stem}_pb2", method.input_type
-    argument = f"{module}.{request.name}()" if request.file.name == service.file.name else "request"
+    source, module = _module(service.file)
+    request_source, request_module = _module(method.input_type.file)
+    foreign = "" if request_module == module else f"{request_source}{request_module}\n"
     return f"""\
-. {shlex.quote(env)} && python - <<'END'
+. {shlex.quote(env)} && {_interpreter()} - <<'END'
 import mesh.blocking
-{source}{module}, {module}_grpc
+{foreign}{source}{module}, {module}_grpc
 with mesh.blocking.connect("{service.full_name}") as channel:
     stub = {module}_grpc.{service.name}Stub(channel)
-    print(stub.{method.name}({argument}))
+    print(stub.{method.name}({request_module}.{method.input_type.name}()))
 END"""
+
+
+def _module(file: FileDescriptor) -> tuple[str, str]:
+    """Return how protoc's Python module of a file is imported: ("from users.v1 import ", "users_pb2")."""
+    package, _, stem = file.name.removesuffix(".proto").replace("/", ".").replace("-", "_").rpartition(".")
+    return (f"from {package} import " if package else "import "), f"{stem}_pb2"
+
+
+def _interpreter() -> str:
+    """Return this Python as one would type it here."""
+    ours = Path(sys.executable)
+    if (found := shutil.which("python")) and Path(found).parent == ours.parent:
+        return "python"
+    return shlex.quote(str(ours.relative_to(Path.cwd()) if ours.is_relative_to(Path.cwd()) else ours))
 
 
 def _options(method: MethodDescriptor) -> descriptor_pb2.MethodOptions:
