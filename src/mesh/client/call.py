@@ -22,7 +22,7 @@ from grpc import aio
 from opentelemetry.trace import Span
 
 from mesh.client.connection import Connection
-from mesh.client.ended import LOCALLY_CANCELLED, peek, was_cancelled_here
+from mesh.client.ended import LOCALLY_CANCELLED, WRITE_FAILED, peek, was_cancelled_here
 from mesh.client.errors import CallError, metadata_fault, tell
 from mesh.client.judging import failure_of, is_repeatable
 from mesh.client.method import Method
@@ -38,6 +38,9 @@ _OK = grpc.StatusCode.OK
 _CANCELLED = grpc.StatusCode.CANCELLED
 # A deadline that short says more about the caller than about the endpoint that missed it.
 _PATIENCE = 0.5
+# A write that failed is the news of an end whose status grpc.aio is about to read and does not call back with. Looking
+# again after 1, 2, … ms makes 200 ms in all; it mostly takes one look.
+_LOOKS = 20
 
 
 class Ended(Exception):
@@ -49,6 +52,9 @@ class Call(aio.Call):
 
     # Defaults live on the class: a call that succeeds at once sets only what it needs.
     _inner: Any = None
+    _running: Any = None
+    """The present attempt until its result was taken."""
+    _looks = 0
     _driver: asyncio.Task[Any] | None = None
     _code: grpc.StatusCode | None = None
     _error: CallError | None = None
@@ -226,6 +232,7 @@ class Call(aio.Call):
         except BaseException:
             permit.record(Outcome.NEUTRAL, now)
             raise
+        self._running = inner
         self._connection = connection = slot.connection
         connection.in_flight += 1
         inner.add_done_callback(self._attempt_done)
@@ -235,8 +242,16 @@ class Call(aio.Call):
 
     def _attempt_done(self, inner: Any) -> None:
         """Take an attempt's result: record it, and end the call or have it driven on."""
-        self._connection.call_ended()
+        if inner is not self._running:
+            return
         code = peek(inner.code())
+        if code is grpc.StatusCode.INTERNAL and peek(inner.details()) == WRITE_FAILED:
+            if self._looks < _LOOKS:
+                self._looks += 1
+                asyncio.get_running_loop().call_later(0.001 * self._looks, self._attempt_done, inner)
+                return
+        self._running = None
+        self._connection.call_ended()
         now = self._method.monotonic()
         if code is _OK:
             self._permit.record(Outcome.SUCCESS, now)
@@ -268,6 +283,8 @@ class Call(aio.Call):
             self._end(code, now)
             return
         self._failure = AttemptFailed(decision)
+        if self._movement is not None:
+            self._moved()
         if self._driver is None:
             self._drive()
 
@@ -322,6 +339,9 @@ class Call(aio.Call):
             return await attempt_again(self._next_attempt, failure, self._method.pool.clock.sleep)
         except (Ended, AttemptFailed):
             return aio.EOF
+        except Exception as e:
+            self._refused(e)
+            return aio.EOF
 
     def _driver_done(self, driver: asyncio.Task[Any]) -> None:
         # Cancelled, perhaps before its first step: by whoever awaited it, or by the closing pool.
@@ -331,8 +351,6 @@ class Call(aio.Call):
                 self._inner.cancel()
             if self._code is None:
                 self._end_locally(_CANCELLED, LOCALLY_CANCELLED)
-        elif driver.exception() is not None and self._code is None:
-            self._end_locally(grpc.StatusCode.INTERNAL, f"the client failed: {type(driver.exception()).__name__}")
 
     async def _pick(self) -> tuple[Picked, float]:
         """Choose an endpoint, waiting for one if need be and allowed; raise Ended if there will be none."""
@@ -398,7 +416,8 @@ class Call(aio.Call):
         """
         if self._code is None:
             self._end_locally(grpc.StatusCode.INTERNAL, f"gRPC refused the call: {type(error).__name__}: {error}")
-        self._inner.cancel()
+        if self._inner is not None:
+            self._inner.cancel()
 
     def _failed(self) -> BaseException:
         """Return what an awaiting caller is to be raised: as in grpc.aio, its own cancellation is no error of the
@@ -419,10 +438,19 @@ class Call(aio.Call):
     async def _attempt_begun(self, after: Any = None) -> None:
         """Wait for an attempt other than `after`, or for the end."""
         while self._inner is after and self._code is None:
-            if self._movement is None:
-                self._movement = asyncio.get_running_loop().create_future()
-            # Shielded: several may wait for the same movement.
-            await asyncio.shield(self._movement)
+            await self._move()
+
+    async def _attempt_over(self, inner: Any) -> None:
+        """Wait until the result of this attempt was taken."""
+        while self._running is inner:
+            await self._move()
+
+    async def _move(self) -> None:
+        """Wait until an attempt began or was over, or the call ended."""
+        if self._movement is None:
+            self._movement = asyncio.get_running_loop().create_future()
+        # Shielded: several may wait for the same movement.
+        await asyncio.shield(self._movement)
 
     def _moved(self) -> None:
         movement, self._movement = self._movement, None
@@ -442,11 +470,11 @@ class UnaryUnaryCall(Call, aio.UnaryUnaryCall[Any, Any]):
         try:
             return await inner
         except aio.AioRpcError:
-            if self._code is not None:
-                raise Ended from None
-            failure, self._failure = self._failure, None
-            assert failure is not None
-            raise failure from None
+            pass
+        except asyncio.CancelledError:
+            self._check_cancelled()
+        failure, self._failure = self._failure, None
+        raise failure if failure is not None else Ended
 
     def __await__(self) -> Generator[Any, None, Any]:
         """Wait for the response; raise CallError if the call failed."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import grpc
 from grpc import aio
 
-from mesh.client.options import CONNECTION
+from mesh.client.options import connection_options
 
 Told = Callable[[bool, bool], None]
 """Hears (connected, failing) whenever the connection changes."""
@@ -19,11 +19,17 @@ Told = Callable[[bool, bool], None]
 class Connection:
     """Connects at once and again whenever it is lost, until closed."""
 
-    def __init__(self, target: str, credentials: grpc.ChannelCredentials | None, told: Told) -> None:
-        if credentials is None:
-            self.channel = aio.insecure_channel(target, options=CONNECTION)
+    def __init__(self, target: str, credentials: grpc.ChannelCredentials | None, told: Told, *, ours: bool =
+        False) -> None: options = connection_options(ours=ours)
+
+
+
+
+
+            if credentials is None: self.channel =
+            aio.insecure_channel(target, options=options)
         else:
-            self.channel = aio.secure_channel(target, credentials, options=CONNECTION)
+            self.channel = aio.secure_channel(target, credentials, options=options)
         self.in_flight = 0
         self.is_cut = False
         """What is cancelled from now on is cancelled by us, not by the caller."""

@@ -8,6 +8,10 @@ from typing import Any
 LOCALLY_CANCELLED = "Locally cancelled by application!"
 COLLECTED = "Cancelled upon garbage collection!"
 """The details that grpc.aio gives a call which its own side cancelled; tests/client holds the library to both."""
+WRITE_FAILED = "Internal error from Core"
+"""What grpc.aio calls the status of a stream that ended under a write, until it has read the real one (it does not
+call back then).
+"""
 
 
 def peek(ended: Coroutine[Any, Any, Any]) -> Any:

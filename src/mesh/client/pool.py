@@ -157,7 +157,8 @@ class Pool:
             elif connected and self._renewed.get(slot) is connection:
                 self._swap(slot, self._renewed.pop(slot))
 
-        connection = Connection(slot.name, self._credentials, told)
+        # Only servers of the mesh bring their contract along.
+        connection = Connection(slot.name, self._credentials, told, ours=bool(slot.instance.contract))
         return connection
 
     async def _leave(self, slot: Slot) -> None:

@@ -143,6 +143,8 @@ class Roster:
                 return slot, permit
             permit.record(Outcome.NEUTRAL, now)
         panic = is_panic(self._ejected, len(self._turns.items))
+        if panic and slot not in tried:
+            return slot, _UNCOUNTED
         for candidate in self._turns.turn(tried):
             allowed = candidate.breaker.acquire(now)
             if allowed is not None:

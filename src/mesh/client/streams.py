@@ -90,6 +90,7 @@ class _Reading(_Stream):
             try:
                 message = await inner.read()
             except aio.AioRpcError:
+                await self._attempt_over(inner)
                 if self._has_left(inner):
                     continue
                 raise self._failed() from None
@@ -129,7 +130,7 @@ class _Writing(_Stream):
             if self._closed_writing:
                 await inner.done_writing()
         except (aio.AioRpcError, asyncio.InvalidStateError):
-            pass  # its end has been heard of: `_failure` or `_error` is set
+            await self._attempt_over(inner)
 
     async def write(self, request: Any) -> None:
         """Send a request. Raises asyncio.InvalidStateError after the end or after done_writing, as grpc.aio does."""
@@ -146,6 +147,7 @@ class _Writing(_Stream):
         try:
             await inner.write(data)
         except (aio.AioRpcError, asyncio.InvalidStateError):
+            await self._attempt_over(inner)
             if not self._has_left(inner):
                 raise self._failed() if self._error is not None else asyncio.InvalidStateError(_FINISHED) from None
             await self._live()
@@ -161,6 +163,7 @@ class _Writing(_Stream):
         try:
             await inner.done_writing()
         except (aio.AioRpcError, asyncio.InvalidStateError):
+            await self._attempt_over(inner)
             if self._has_left(inner):
                 await self._live()
 
@@ -185,6 +188,7 @@ class StreamUnaryCall(_Writing, aio.StreamUnaryCall[Any, Any]):
             try:
                 return await inner
             except aio.AioRpcError:
+                await self._attempt_over(inner)
                 if not self._has_left(inner):
                     raise self._failed() from None
             except asyncio.CancelledError:
