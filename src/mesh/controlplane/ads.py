@@ -15,7 +15,6 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from mesh.controlplane.plane import Plane
 from mesh.telemetry.metrics import XDS_ACKS, XDS_NACKS, XDS_PUSHES, XDS_REFUSED, XDS_STREAMS
 from mesh.xds.resources import SHORT
-from mesh.xds.snapshot import Audience
 from mesh.xds.stream import InvalidRequest, Outcome, Request, Response, Stream
 
 _log = logging.getLogger("mesh.controlplane")
@@ -133,6 +132,8 @@ class _Connection:
 
 
 def _secrets(node: Any) -> str:
-    """Where an Envoy keeps its certificates, as its front.yaml says in the node's metadata."""
-    path = node.metadata.fields["secrets"].string_value if "secrets" in node.metadata.fields else ""
-    return path if Audience.of(node.user_agent_name) is Audience.ENVOY and len(path) <= _MAX_PATH else ""
+    """Where a client keeps its certificates, as its node's metadata says: the folder of an Envoy, or the provider that a
+    gRPC client's bootstrap names.
+    """
+    place = node.metadata.fields["secrets"].string_value if "secrets" in node.metadata.fields else ""
+    return place if len(place) <= _MAX_PATH else ""

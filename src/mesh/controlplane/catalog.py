@@ -105,7 +105,7 @@ class Catalog:
         """Build what a client of this kind should hold. `secrets`: see mesh.xds.clusters."""
         services = self.services()
         if audience is Audience.GRPC:
-            return Snapshot.of(resource for service in services for resource in _for_grpc(service))
+            return Snapshot.of(resource for service in services for resource in _for_grpc(service, secrets))
         merged = self.merged()
         return Snapshot.of(
             [
@@ -143,11 +143,11 @@ class Catalog:
         self._refused = named
 
 
-def _for_grpc(service: Service) -> tuple[Resource, ...]:
+def _for_grpc(service: Service, secrets: str) -> tuple[Resource, ...]:
     return (
         _listener_for_grpc(service.name),
         routes_for_grpc(service),
-        _cluster_for_grpc(service.name),
+        _cluster_for_grpc(service.name, secrets),
         _endpoints(service.name, service.instances),
     )
 

@@ -70,7 +70,7 @@ def secrets(tls: TLSFiles) -> dict[str, str]:
     if tls.cert is None or tls.key is None:
         raise SettingsError("the front needs a certificate and its key")
     kind = _TLS + "Secret"
-    identity = {
+    identity: dict[str, Any] = {
         "@type": kind,
         "name": IDENTITY,
         "tls_certificate": {
@@ -78,7 +78,8 @@ def secrets(tls: TLSFiles) -> dict[str, str]:
             "private_key": {"filename": str(tls.key)},
         },
     }
-    authority = {"@type": kind, "name": AUTHORITY, "validation_context": {"trusted_ca": {"filename": str(tls.ca)}}}
+    trusted = {"trusted_ca": {"filename": str(tls.ca)}}
+    authority: dict[str, Any] = {"@type": kind, "name": AUTHORITY, "validation_context": trusted}
     return {name: _dump({"resources": [secret]}) for name, secret in ((IDENTITY, identity), (AUTHORITY, authority))}
 
 

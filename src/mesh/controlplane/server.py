@@ -14,6 +14,7 @@ from grpc_health.v1.health import aio as health
 from mesh.clock import Clock
 from mesh.controlplane.ads import Discovery
 from mesh.controlplane.plane import Plane, Source
+from mesh.controlplane.reflection import add_reflection
 from mesh.errors import SettingsError
 from mesh.instance import Endpoint
 from mesh.wallclock import CLOCK
@@ -61,6 +62,8 @@ class ControlPlane:
         ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(
             Discovery(self.plane, f"mesh control plane {self._listen}"), server
         )
+        if self._reflection:
+            add_reflection(self.plane, server)
         healthy = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
         await healthy.set("", health_pb2.HealthCheckResponse.SERVING)

@@ -11,9 +11,11 @@ filter `repeats`, which stands before the router, marks these.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from envoy.config.core.v3 import base_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.extensions.filters.http.buffer.v3 import buffer_pb2
 from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
 
 from mesh.policy import DEFAULT_POLICY, MethodPolicy, RetryPolicy
@@ -27,9 +29,12 @@ FRONT = "front"
 CONTROL_PLANE = "control_plane"
 # Put on a call by the filter `repeats`, and nobody else: the filter takes a caller's own away.
 REPEATABLE = "x-mesh-repeatable"
-# The largest body that a filter may wait for: the transcoder, and those that look into it. It is also what is kept
-# for a repeat.
-_MAX_BODY = 1024 * 1024
+# The front waits for the whole body of a call that is no stream. JSON: up to what front.yaml says. A gRPC message that
+# is larger than an instance takes shall be refused by the instance, with the right status, so the front takes more.
+_BUFFER = "envoy.filters.http.buffer"
+_MAX_MESSAGE = 4 * 1024 * 1024
+# What is kept of a body for a repeat.
+_MAX_KEPT = 1024 * 1024
 
 # A caller's deadline is its own affair, up to this: no call may hold a place for ten years.
 MAX_DEADLINE = 3600.0
@@ -49,7 +54,7 @@ _Headers = Sequence[route_components_pb2.HeaderMatcher]
 
 def routes_for_envoy(services: Iterable[Service], *, reflection: bool) -> Resource:
     """Build the front's routes to all services. What matches none of them is answered by Envoy: 404, UNIMPLEMENTED."""
-    host = route_components_pb2.VirtualHost(name="mesh", domains=["*"], request_body_buffer_limit={"value": _MAX_BODY})
+    host = route_components_pb2.VirtualHost(name="mesh", domains=["*"], request_body_buffer_limit={"value": _MAX_KEPT})
     needs: list[Reference] = []
     for service in services:
         needs.append((CLUSTER, service.name))
@@ -114,6 +119,7 @@ def _route(cluster: str, method: Method, headers: _Headers, *, json: bool, repea
         # The instance gives up when the caller does. A caller's own deadline stays as it is.
         request_headers_to_add=[_header("grpc-timeout", f"{round(policy.timeout * 1000)}m")],
     )
+    route.typed_per_filter_config[_BUFFER].CopyFrom(_buffer(method.streaming))
     _limit(route.route, policy, json=json, streaming=method.streaming)
     if repeat and not method.streaming:
         _hedge(route.route, policy)
@@ -132,6 +138,12 @@ def _limit(action: route_components_pb2.RouteAction, policy: MethodPolicy, *, js
     if streaming:
         # Silence on a stream is no fault; the listener's limit on idle streams is meant for others.
         action.idle_timeout.CopyFrom(duration(policy.timeout))
+
+
+def _buffer(streaming: bool) -> Any:
+    if streaming:
+        return pack(buffer_pb2.BufferPerRoute(disabled=True))
+    return pack(buffer_pb2.BufferPerRoute(buffer=buffer_pb2.Buffer(max_request_bytes={"value": _MAX_MESSAGE})))
 
 
 def _hedge(action: route_components_pb2.RouteAction, policy: MethodPolicy) -> None:
@@ -185,6 +197,7 @@ def _reflection(name: str) -> route_components_pb2.Route:
         match=route_components_pb2.RouteMatch(prefix=f"/{name}/"),
         route=route_components_pb2.RouteAction(cluster=CONTROL_PLANE),
     )
+    route.typed_per_filter_config[_BUFFER].CopyFrom(_buffer(streaming=True))
     route.route.timeout.CopyFrom(duration(0))
     route.route.max_stream_duration.max_stream_duration.CopyFrom(duration(60))
     return route
