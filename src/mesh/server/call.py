@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import replace
+from functools import partial
 from typing import Any, NoReturn
+from weakref import WeakSet
 
 import grpc
 
 from mesh.clock import Clock
 from mesh.errors import Refusal
-from mesh.server.errors import BROKEN, LEAVING, NO_TIME_LEFT, TOO_SLOW, UNREADABLE, trailer_of
+from mesh.server.errors import BROKEN, NO_TIME_LEFT, UNREADABLE, trailer_of
+from mesh.server.inhand import CallsInHand
 from mesh.telemetry import metrics, tracing
 
 _log = logging.getLogger("mesh.server")
@@ -24,6 +26,7 @@ _log = logging.getLogger("mesh.server")
 # of it: a caller with 30 ms left still gets 27 of them.
 ANSWER_RESERVE = 0.020
 _RESERVE_SHARE = 0.1
+_LONG = ANSWER_RESERVE / _RESERVE_SHARE
 
 # Less than this is no time to do anything in.
 _HARDLY = 0.0005
@@ -39,21 +42,39 @@ class Unreadable(Exception):
     """The bytes of a request are no message of the method."""
 
 
+class TooLate(Exception):
+    """The call was refused before its handler began; `ServedCall.refused` says why."""
+
+
 class ServedMethod:
     """What all calls of one method share: its names, its time and its metrics. Labels come from contracts only."""
 
-    __slots__ = ("_counters", "calls", "clock", "in_flight", "longest", "name", "seconds", "service", "timeout")
+    __slots__ = (
+        "__weakref__",
+        "_counters",
+        "clock",
+        "in_hand",
+        "longest",
+        "name",
+        "running",
+        "seconds",
+        "service",
+        "timeout",
+    )
 
-    def __init__(self, service: str, name: str, timeout: float, clock: Clock, calls: set[ServedCall]) -> None:
+    def __init__(self, service: str, name: str, timeout: float, clock: Clock, in_hand: CallsInHand) -> None:
         self.service = service
         self.name = name
         self.timeout = timeout
         self.longest = max(LONGEST, timeout)
         self.clock = clock
-        self.calls = calls
-        self.in_flight = metrics.SERVER_IN_FLIGHT.labels(service)
+        self.in_hand = in_hand
+        self.running = 0
         self.seconds = metrics.SERVER_CALL_SECONDS.labels(service, name)
         self._counters: dict[str, Any] = {}
+        _methods.add(self)
+        # Asked when the page is read, so that a call pays an addition and not two locked gauges.
+        metrics.SERVER_IN_FLIGHT.labels(service).set_function(partial(_running, service))
 
     def count(self, code: str) -> None:
         """Count an answer."""
@@ -63,51 +84,51 @@ class ServedMethod:
         counter.inc()
 
 
+_methods: WeakSet[ServedMethod] = WeakSet()
+
+
+def _running(service: str) -> float:
+    return sum(method.running for method in tuple(_methods) if method.service == service)
+
+
 class ServedCall:
     """A call being answered. Handlers get it as their context: it is grpc's, with the deadline that really holds."""
 
-    __slots__ = (
-        "_aborted",
-        "_context",
-        "_cut",
-        "_deadline",
-        "_scope",
-        "_span",
-        "_started",
-        "_task",
-        "_timer",
-        "method",
-    )
+    __slots__ = ("_aborted", "_context", "_scope", "_span", "_started", "_task", "deadline", "method", "refused")
 
     def __init__(self, method: ServedMethod, context: Any) -> None:
         self.method = method
         self._context = context
-        self._cut: Refusal | None = None
+        self.refused: Refusal | None = None
         self._aborted = ""
         self._scope: tracing.ServerSpan | None = None
         self._task = asyncio.current_task()
         self._started = now = method.clock.monotonic()
         left = context.time_remaining()
         if left is None:
-            granted = method.timeout
+            self.deadline = now + method.timeout
         else:
-            granted = min(left - min(ANSWER_RESERVE, left * _RESERVE_SHARE), method.longest)
-        self._deadline = now + granted
-        self._timer = asyncio.get_running_loop().call_later(granted, self.cut, TOO_SLOW)
-        if left is not None and left < _HARDLY:
-            self._cut = NO_TIME_LEFT
-        method.in_flight.inc()
-        method.calls.add(self)
+            if left < _HARDLY:
+                self.refused = NO_TIME_LEFT
+            left -= ANSWER_RESERVE if left > _LONG else left * _RESERVE_SHARE
+            self.deadline = now + (left if left < method.longest else method.longest)
+        method.running += 1
+        method.in_hand.add(self)
         if tracing.enabled():
             self._scope = tracing.start_server(method.service, method.name, context.invocation_metadata())
             self._span = self._scope.__enter__()
+
+    @property
+    def limit(self) -> float:
+        """Seconds that the contract lets it run."""
+        return self.method.timeout
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
 
     def time_remaining(self) -> float:
         """Return the seconds until the handler is cancelled: the caller's deadline, or the contract's without one."""
-        return max(self._deadline - self.method.clock.monotonic(), 0.0)
+        return 0.0 if self.refused is not None else max(self.deadline - self.method.clock.monotonic(), 0.0)
 
     async def abort(self, code: Any, details: str = "", trailing_metadata: tuple[Any, ...] = ()) -> NoReturn:
         """End the call with an error, as grpc's own does."""
@@ -119,20 +140,11 @@ class ServedCall:
         """End the call with a google.rpc.Status, as grpc's own does."""
         await self.abort(status.code, status.details, status.trailing_metadata)
 
-    def check(self) -> None:
-        """Refuse a call that cannot be answered in time, before anything is done for it."""
-        if self._cut is not None:
-            raise replace(self._cut)  # a copy: an exception raised again and again keeps every stack it went through
-
     def cut(self, why: Refusal) -> None:
-        """Cancel the handler and answer with `why` instead."""
-        if self._cut is None and self._task is not None:
-            self._cut = why
+        """Cancel the handler and answer with `why` instead; once it is cut, nothing."""
+        if self.refused is None and self._task is not None:
+            self.refused = why
             self._task.cancel()
-
-    def is_failed(self) -> bool:
-        """Whether the handler set an error code; its response then does not count."""
-        return bool(self._context.code())
 
     def finish(self) -> None:
         """Close the account of a call whose handler returned."""
@@ -141,8 +153,8 @@ class ServedCall:
 
     async def fail(self, error: BaseException) -> NoReturn:
         """Close the account of a call whose handler raised, and answer the caller; always raises."""
-        if self._cut is not None:
-            refusal = self._cut
+        if self.refused is not None:
+            refusal = self.refused
             if self._task is not None and isinstance(error, asyncio.CancelledError):
                 self._task.uncancel()
         elif isinstance(error, Refusal):
@@ -167,19 +179,10 @@ class ServedCall:
 
     def _close(self, code: str) -> None:
         method = self.method
-        self._timer.cancel()
-        method.calls.discard(self)
-        method.in_flight.dec()
+        method.in_hand.discard(self)
+        method.running -= 1
         method.seconds.observe(method.clock.monotonic() - self._started)
         method.count(code)
         if self._scope is not None:
             tracing.end(self._span, code)
             self._scope.__exit__(None, None, None)
-
-
-def leave(calls: set[ServedCall], longer_than: float = 0.0) -> int:
-    """Cut the calls whose contract lets them run longer than so many seconds; return how many."""
-    chosen = [call for call in calls if call.method.timeout > longer_than]
-    for call in chosen:
-        call.cut(LEAVING)
-    return len(chosen)

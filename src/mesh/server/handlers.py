@@ -21,8 +21,9 @@ from mesh.contract.policies import policies_of
 from mesh.errors import SettingsError
 from mesh.instance import check_service_name
 from mesh.policy import DEFAULT_POLICY
-from mesh.server.call import ServedCall, ServedMethod, Unreadable
+from mesh.server.call import ServedCall, ServedMethod, TooLate, Unreadable
 from mesh.server.errors import NOT_IMPLEMENTED
+from mesh.server.inhand import CallsInHand
 
 # Health watches and reflection have no end of their own and no contract with us.
 _PLUMBING_TIMEOUT = 24 * 3600.0
@@ -34,12 +35,12 @@ class Router(grpc.GenericRpcHandler):
     """Finds the wrapped handler of a method. Knows the names of the services and the calls being answered."""
 
     def __init__(self, servicers: Iterable[object], clock: Clock) -> None:
-        self.calls: set[ServedCall] = set()
+        self.in_hand = CallsInHand(clock)
         self.services: list[str] = []
         self._clock = clock
         self._methods: dict[str, Any] = {}
         # One label for every name that nobody serves: a scanner must not be able to fill the metrics.
-        self._unknown = _unimplemented(ServedMethod("unknown", "unknown", DEFAULT_POLICY.timeout, clock, self.calls))
+        self._unknown = _unimplemented(ServedMethod("unknown", "unknown", DEFAULT_POLICY.timeout, clock, self.in_hand))
         for servicer in servicers:
             self.add(servicer)
 
@@ -61,7 +62,7 @@ class Router(grpc.GenericRpcHandler):
         for name, handler in handlers.items():
             path = f"/{service}/{name}"
             timeout = policies[path].timeout if path in policies else default
-            method = ServedMethod(service, name, timeout, self._clock, self.calls)
+            method = ServedMethod(service, name, timeout, self._clock, self.in_hand)
             self._methods[path] = _wrap(handler, method, servicer)
         self.services.append(service)
 
@@ -124,18 +125,21 @@ _Behave = Callable[[Any, Any], Awaitable[Any]]
 
 
 def _unary_unary(method: ServedMethod, behave: _Behave, parse: _Parse, serialize: _Serialize) -> Any:
-    readable = _readable(parse)
-
     async def answer(request: bytes, context: Any) -> bytes:
         call = ServedCall(method, context)
         try:
-            call.check()
-            response = await behave(readable(request), call)
-            answered = b"" if call.is_failed() else serialize(response)
+            if call.refused is not None:
+                raise TooLate
+            try:
+                message = parse(request)
+            except Exception:
+                raise Unreadable from None
+            response = await behave(message, call)
+            answered = b"" if context.code() else serialize(response)
             call.finish()
+            return answered
         except BaseException as e:
             await call.fail(e)
-        return answered
 
     return grpc.unary_unary_rpc_method_handler(answer)
 
@@ -144,13 +148,14 @@ def _stream_unary(method: ServedMethod, behave: _Behave, parse: _Parse, serializ
     async def answer(requests: AsyncIterator[Any], context: Any) -> bytes:
         call = ServedCall(method, context)
         try:
-            call.check()
+            if call.refused is not None:
+                raise TooLate
             response = await behave(requests, call)
-            answered = b"" if call.is_failed() else serialize(response)
+            answered = b"" if context.code() else serialize(response)
             call.finish()
+            return answered
         except BaseException as e:
             await call.fail(e)
-        return answered
 
     return grpc.stream_unary_rpc_method_handler(answer, request_deserializer=_readable(parse))
 
@@ -161,7 +166,8 @@ def _unary_stream(method: ServedMethod, behave: _Behave, parse: _Parse, serializ
     async def answer(request: bytes, context: Any) -> None:
         call = ServedCall(method, context)
         try:
-            call.check()
+            if call.refused is not None:
+                raise TooLate
             await behave(readable(request), call)
             call.finish()
         except BaseException as e:
@@ -174,7 +180,8 @@ def _stream_stream(method: ServedMethod, behave: _Behave, parse: _Parse, seriali
     async def answer(requests: AsyncIterator[Any], context: Any) -> None:
         call = ServedCall(method, context)
         try:
-            call.check()
+            if call.refused is not None:
+                raise TooLate
             await behave(requests, call)
             call.finish()
         except BaseException as e:

@@ -23,7 +23,6 @@ from mesh.errors import SettingsError
 from mesh.etcd import EtcdStore
 from mesh.instance import Endpoint, Instance, State
 from mesh.registry.registrar import Registrar
-from mesh.server.call import leave as cut_calls
 from mesh.server.handlers import Router
 from mesh.server.health import Health
 from mesh.server.limits import server_options
@@ -152,7 +151,7 @@ class Server:
     @property
     def unfinished(self) -> int:
         """Calls whose handlers still run."""
-        return len(self._router.calls)
+        return len(self._router.in_hand)
 
     def _add_plumbing(self) -> None:
         self._router.add(self._health)
@@ -207,6 +206,7 @@ class Server:
             await _bounded(self._registrar.leave(), "delete its registration", end + _LATEST - now())
         if self._store is not None and self._given_store is None:
             await _bounded(self._store.close(), "close the store", end + _LATEST - now())
+        self._router.in_hand.close()
         _log.info("left", extra={"event.action": "stopped", "service.id": self.instance_id})
 
     async def _stop(self, server: grpc.aio.Server, end: float) -> None:
@@ -214,14 +214,14 @@ class Server:
         loop = asyncio.get_running_loop()
         # A call that its contract lets run longer than we may wait (a watch) would be cut in the end anyway; cut now
         # its caller is elsewhere sooner, and we are gone sooner.
-        cut_calls(self._router.calls, longer_than=self._settings.drain)
+        self._router.in_hand.cut(longer_than=self._settings.drain)
         left = 0.0 if self._hurry.is_set() else max(end - loop.time(), 0.0)
         stop = asyncio.ensure_future(server.stop(left + _LAST_GRACE))
         hurried = asyncio.ensure_future(self._hurry.wait())
         await asyncio.wait({stop, hurried}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
         if not stop.done():
-            if cut := cut_calls(self._router.calls):
+            if cut := self._router.in_hand.cut():
                 _log.warning("cut %d calls that went on", cut, extra={"event.action": "calls-cut"})
             await asyncio.wait({stop}, timeout=_LAST_GRACE)
         if not stop.done():

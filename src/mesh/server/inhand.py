@@ -1,0 +1,90 @@
+"""The calls in hand: who is being answered, which deadlines pass, and how all are let go.
+
+One timer serves all deadlines. It is set for the earliest when it is set at all, and most calls end long before, so a
+call costs a set entry and a comparison where a timer of its own would cost 4 % of the call (bench/server_cost.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from mesh.clock import Clock
+from mesh.errors import Refusal
+from mesh.server.errors import LEAVING, TOO_SLOW
+
+_NEVER = float("inf")
+# A loop's timer may fire so much too early, by its clock's resolution.
+_RESOLUTION = 0.001
+
+
+class Cuttable(Protocol):
+    """A call that can be cut short. `deadline` is when it must be, by the clock; `limit` what its contract allows."""
+
+    deadline: float
+
+    @property
+    def limit(self) -> float:
+        """Seconds that the contract lets it run."""
+        ...
+
+    def cut(self, why: Refusal) -> None:
+        """Cancel the handler and answer with `why` instead; once it is cut, nothing."""
+        ...
+
+
+class CallsInHand:
+    """All calls that a server is answering. Touched in its event loop only.
+
+    `_next` is when the timer fires; no call in `_calls` has an earlier deadline.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._calls: set[Cuttable] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._next = _NEVER
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def add(self, call: Cuttable) -> None:
+        """Take a call in hand."""
+        self._calls.add(call)
+        if call.deadline < self._next:
+            self._set_timer(call.deadline)
+
+    def discard(self, call: Cuttable) -> None:
+        """Let go of a call that has ended."""
+        self._calls.discard(call)
+
+    def cut(self, longer_than: float = 0.0) -> int:
+        """Cut the calls whose contract lets them run longer than so many seconds; return how many."""
+        chosen = [call for call in self._calls if call.limit > longer_than]
+        for call in chosen:
+            call.cut(LEAVING)
+        return len(chosen)
+
+    def close(self) -> None:
+        """Stop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._next = None, _NEVER
+
+    def _sweep(self) -> None:
+        self.close()
+        now = self._clock.monotonic() + _RESOLUTION
+        earliest = _NEVER
+        for call in self._calls:
+            if call.deadline <= now:
+                call.cut(TOO_SLOW)
+                call.deadline = _NEVER
+            else:
+                earliest = min(earliest, call.deadline)
+        if earliest < _NEVER:
+            self._set_timer(earliest)
+
+    def _set_timer(self, when: float) -> None:
+        self.close()
+        self._next = when
+        self._timer = asyncio.get_running_loop().call_later(when - self._clock.monotonic(), self._sweep)
