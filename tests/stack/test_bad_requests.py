@@ -11,9 +11,9 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from support.stack import Stack
 
 from support.entrances import call_bytes
+from support.stack import Stack
 from users.v1.users_pb2 import (
     BatchGetUsersRequest,
     CreateUserRequest,

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mesh.registry.record import service_prefix
-from support.stack import Stack
 
 from mesh.etcd import EtcdStore
+from mesh.registry.record import service_prefix
 from mesh.settings import Settings
 from support.entrances import SERVICE
 from support.etcd import Etcd
 from support.load import Load
+from support.stack import Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.drill, pytest.mark.alone, pytest.mark.xdist_group("stack")]
 

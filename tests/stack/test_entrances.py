@@ -12,13 +12,13 @@ import uuid
 from typing import Any
 
 import pytest
-from support.stack import Stack
 
 import mesh
 from mesh import blocking
 from mesh.settings import Settings
 from support.entrances import SERVICE, ask
 from support.grpcurl import Grpcurl
+from support.stack import Stack
 from users.v1.users_pb2 import CreateUserRequest, GetUserRequest, User, WatchUsersRequest
 from users.v1.users_pb2_grpc import UserServiceStub
 
@@ -142,13 +142,17 @@ print("served")
 
 
 def bootstrap(stack: Stack) -> str:
-    """What a gRPC client needs to know of a control plane."""
+    """What a gRPC client needs to know of a control plane; with TLS, also where its certificates are (gRFC A29)."""
     creds: dict[str, Any] = {"type": "insecure"}
+    told: dict[str, Any] = {"node": {"id": "proxyless-test"}}
     if stack.tls:
-        files = {"ca": "ca_certificate_file", "cert": "certificate_file", "key": "private_key_file"}
-        creds = {"type": "tls", "config": {name: stack.tls[part] for part, name in files.items()}}
+        names = {"ca": "ca_certificate_file", "cert": "certificate_file", "key": "private_key_file"}
+        files = {name: stack.tls[part] for part, name in names.items()}
+        creds = {"type": "tls", "config": files}
+        told["certificate_providers"] = {"ours": {"plugin_name": "file_watcher", "config": files}}
+        told["node"]["metadata"] = {"secrets": "ours"}
     server = {"server_uri": stack.control_plane, "channel_creds": [creds], "server_features": ["xds_v3"]}
-    return json.dumps({"xds_servers": [server], "node": {"id": "proxyless-test"}})
+    return json.dumps(told | {"xds_servers": [server]})
 
 
 def test_proxyless_client_is_served_by_the_control_plane_alone(each: Stack) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-START_TIMEOUT = 60.0
+START_TIMEOUT = 90.0  # `mesh up` itself gives up after 60
 
 
 @dataclass(frozen=True)

@@ -132,8 +132,8 @@ class _Connection:
 
 
 def _secrets(node: Any) -> str:
-    """Where a client keeps its certificates, as its node's metadata says: the folder of an Envoy, or the provider that a
-    gRPC client's bootstrap names.
+    """Where a client keeps its certificates, as its node says: the folder of an Envoy, or the provider that a gRPC
+    client's bootstrap names.
     """
     place = node.metadata.fields["secrets"].string_value if "secrets" in node.metadata.fields else ""
     return place if len(place) <= _MAX_PATH else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2, outlier_detection_pb2
 from envoy.config.core.v3 import config_source_pb2, health_check_pb2, protocol_pb2
-from envoy.extensions.transport_sockets.tls.v3 import secret_pb2, tls_pb2
+from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tls_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from google.protobuf.duration_pb2 import Duration
 
@@ -180,11 +180,11 @@ def _tls(secrets: str) -> tls_pb2.UpstreamTlsContext:
 
 
 def _tls_by_provider(name: str) -> tls_pb2.UpstreamTlsContext:
-    """A peer of our authority, whatever its name, as for Envoy; without this gRPC wants the service's name (gRFC A29)."""
-    provider = tls_pb2.CertificateProviderPluginInstance(instance_name=name)
+    """A peer of our authority, whatever its name, as for Envoy; gRPC would want the service's name (gRFC A29)."""
+    provider = common_pb2.CertificateProviderPluginInstance(instance_name=name)
     return tls_pb2.UpstreamTlsContext(
         common_tls_context=tls_pb2.CommonTlsContext(
             tls_certificate_provider_instance=provider,
-            validation_context=tls_pb2.CertificateValidationContext(ca_certificate_provider_instance=provider),
+            validation_context=common_pb2.CertificateValidationContext(ca_certificate_provider_instance=provider),
         ),
     )
