@@ -56,7 +56,7 @@ def test_a_service_without_instances_is_named() -> None:
                 await channel.unary_unary(UU)(b"x", timeout=0.05)
             assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             assert raised.value.details() == "no instance of t.Test is registered (MemoryStore, prefix mesh)"
-            with pytest.raises(mesh.CallError, match="no instance of t.Test is registered") as raised:
+            with pytest.raises(mesh.CallError, match=r"no instance of t\.Test is registered") as raised:
                 await channel.unary_unary(UU)(b"x", wait_for_ready=False)
             assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
 
@@ -87,7 +87,7 @@ def test_draining_instances_are_named() -> None:
     async def story() -> None:
         async with fleet(1) as hosts, MemoryStore() as store, channel_over(store) as channel:
             await put(store, hosts[0], 1, State.DRAINING)
-            with pytest.raises(mesh.CallError, match="all 1 instances of t.Test are draining or paused"):
+            with pytest.raises(mesh.CallError, match=r"all 1 instances of t\.Test are draining or paused"):
                 await channel.unary_unary(UU)(b"x", timeout=0.2)
 
     run(story())

@@ -245,11 +245,10 @@ class Call(aio.Call):
         if inner is not self._running:
             return
         code = peek(inner.code())
-        if code is grpc.StatusCode.INTERNAL and peek(inner.details()) == WRITE_FAILED:
-            if self._looks < _LOOKS:
-                self._looks += 1
-                asyncio.get_running_loop().call_later(0.001 * self._looks, self._attempt_done, inner)
-                return
+        if code is grpc.StatusCode.INTERNAL and peek(inner.details()) == WRITE_FAILED and self._looks < _LOOKS:
+            self._looks += 1
+            asyncio.get_running_loop().call_later(0.001 * self._looks, self._attempt_done, inner)
+            return
         self._running = None
         self._connection.call_ended()
         now = self._method.monotonic()

@@ -19,15 +19,12 @@ Told = Callable[[bool, bool], None]
 class Connection:
     """Connects at once and again whenever it is lost, until closed."""
 
-    def __init__(self, target: str, credentials: grpc.ChannelCredentials | None, told: Told, *, ours: bool =
-        False) -> None: options = connection_options(ours=ours)
-
-
-
-
-
-            if credentials is None: self.channel =
-            aio.insecure_channel(target, options=options)
+    def __init__(
+        self, target: str, credentials: grpc.ChannelCredentials | None, told: Told, *, ours: bool = False
+    ) -> None:
+        options = connection_options(ours=ours)
+        if credentials is None:
+            self.channel = aio.insecure_channel(target, options=options)
         else:
             self.channel = aio.secure_channel(target, credentials, options=options)
         self.in_flight = 0
