@@ -77,7 +77,7 @@ class Channel(grpc.Channel):
     ) -> Any:
         """Return what makes calls with one request and one response."""
         inner = self._inner.unary_unary(method, request_serializer, response_deserializer, _registered_method)
-        return _UnaryUnary(self._thread, inner)
+        return _UnaryUnary(self, inner)
 
     def unary_stream(
         self,
@@ -88,7 +88,7 @@ class Channel(grpc.Channel):
     ) -> Any:
         """Return what makes calls with one request and a stream of responses."""
         inner = self._inner.unary_stream(method, request_serializer, response_deserializer, _registered_method)
-        return _UnaryStream(self._thread, inner)
+        return _UnaryStream(self, inner)
 
     def stream_unary(
         self,
@@ -99,7 +99,7 @@ class Channel(grpc.Channel):
     ) -> Any:
         """Return what makes calls with a stream of requests and one response."""
         inner = self._inner.stream_unary(method, request_serializer, response_deserializer, _registered_method)
-        return _StreamUnary(self._thread, inner)
+        return _StreamUnary(self, inner)
 
     def stream_stream(
         self,
@@ -110,7 +110,13 @@ class Channel(grpc.Channel):
     ) -> Any:
         """Return what makes calls with streams both ways."""
         inner = self._inner.stream_stream(method, request_serializer, response_deserializer, _registered_method)
-        return _StreamStream(self._thread, inner)
+        return _StreamStream(self, inner)
+
+    def thread(self) -> LoopThread:
+        """Return where calls are made; raise ValueError, as grpc does, if the channel is closed."""
+        if self._closed:
+            raise ValueError("Cannot invoke RPC on closed channel!")
+        return self._thread
 
     def subscribe(self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: bool = False) -> None:
         """Call back with the state now and whenever it changes, on the loop thread."""
@@ -155,15 +161,15 @@ class Channel(grpc.Channel):
 class _MultiCallable:
     """Makes the calls of one method."""
 
-    def __init__(self, thread: LoopThread, inner: Any) -> None:
-        self._thread = thread
+    def __init__(self, channel: Channel, inner: Any) -> None:
+        self._channel = channel
         self._inner = inner
 
     def _one(self, request: Any, unary: bool, options: Mapping[str, Any]) -> BlockingCall:
-        return BlockingCall(self._thread, lambda: self._inner(request, **options), None, unary=unary)
+        return BlockingCall(self._channel.thread(), lambda: self._inner(request, **options), None, unary=unary)
 
     def _many(self, requests: Iterable[Any], unary: bool, options: Mapping[str, Any]) -> BlockingCall:
-        return BlockingCall(self._thread, lambda: self._inner(None, **options), requests, unary=unary)
+        return BlockingCall(self._channel.thread(), lambda: self._inner(None, **options), requests, unary=unary)
 
 
 def _options(

@@ -29,8 +29,11 @@ def pairs(metadata: Iterable[tuple[str, str | bytes]] | None) -> tuple[Metadatum
     return tuple(Metadatum(key, value) for key, value in metadata or ())
 
 
-class BlockingCallError(grpc.RpcError, grpc.Call):
-    """A blocking call failed. `attempts` tells each try: endpoint, code, milliseconds."""
+class BlockingCallError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]  # at run time it takes none
+    """A blocking call failed. `attempts` tells each try: endpoint, code, milliseconds.
+
+    It is also the ended call, as grpc's own errors are: interceptors are handed it for one.
+    """
 
     def __init__(self, error: CallError) -> None:
         super().__init__(str(error))
@@ -75,6 +78,34 @@ class BlockingCallError(grpc.RpcError, grpc.Call):
     def add_callback(self, callback: Callable[[], None]) -> bool:
         """False: it has ended, and `callback` is not called."""
         return False
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Raise this error."""
+        raise self
+
+    def exception(self, timeout: float | None = None) -> Exception:
+        """Return this error."""
+        return self
+
+    def traceback(self, timeout: float | None = None) -> Any:
+        """Where this error was raised."""
+        return self.__traceback__
+
+    def cancelled(self) -> bool:
+        """False: it failed by itself."""
+        return False
+
+    def running(self) -> bool:
+        """False: it has ended."""
+        return False
+
+    def done(self) -> bool:
+        """True: it has ended."""
+        return True
+
+    def add_done_callback(self, fn: Callable[[Any], None]) -> None:
+        """Call back at once."""
+        fn(self)
 
 
 class BlockingCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # at run time grpc.Future takes no parameters
