@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mesh.policy import RetryPolicy as RetryPolicy
     from mesh.server import Server as Server
     from mesh.server import serve as serve
+    from mesh.server.errors import refusal_of as refusal_of
     from mesh.settings import Settings as Settings
     from mesh.settings import TLSFiles as TLSFiles
 
@@ -56,6 +57,7 @@ _HOMES = {
     "TLSFiles": "mesh.settings",
     "attempts": "mesh.client.errors",
     "connect": "mesh.client.connect",
+    "refusal_of": "mesh.server.errors",
     "serve": "mesh.server",
 }
 
@@ -79,6 +81,7 @@ __all__ = [
     "attempts",
     "blocking",
     "connect",
+    "refusal_of",
     "serve",
 ]
 
