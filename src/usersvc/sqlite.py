@@ -1,7 +1,7 @@
 """Users in a SQLite file: one machine, any number of processes, nothing to start.
 
 Writes go through `usersvc.sqlite_writer`. Small reads run right in the event loop: a warm point read costs
-a seventh of handing it to a thread (8 µs against 56 µs of CPU, bench/users.py). In WAL mode readers wait for nobody;
+a seventh of handing it to a thread (8 µs against 56 µs of CPU, bench/user_store.py). In WAL mode readers wait for nobody;
 in the rare moment when one would have to (a recovery after a crash), the read is moved to a thread that waits.
 """
 

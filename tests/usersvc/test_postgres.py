@@ -16,6 +16,7 @@ from support.ports import free_port
 from support.postgres import Postgres
 from users.v1.users_pb2 import CreateUserRequest, GetUserRequest
 from usersvc.postgres import PostgresStore
+from usersvc.postgres_schema import LOGGING
 from usersvc.servicer import UserService
 from usersvc.store import OpenFailed, StoreUnavailable
 
@@ -94,6 +95,26 @@ def test_a_write_held_up_by_a_lock_is_bounded_and_leaves_nothing(postgres: Postg
             assert time.monotonic() - begun < 1.5
         assert await store.get("ada") is None
         await service.CreateUser(CreateUserRequest(user=ada()), Caller())
+        await store.close()
+        await other.close()
+
+    asyncio.run(story())
+
+
+def test_an_instance_that_is_stopped_in_the_midst_of_a_write_holds_others_up_for_two_seconds(
+    postgres: Postgres,
+) -> None:
+    async def story() -> None:
+        url = postgres.make()
+        store, other = await PostgresStore.open(url), await PostgresStore.open(url)
+        connection = await other._pool.acquire()
+        await connection.execute("BEGIN")
+        await connection.execute(LOGGING)  # and not a sign of life any more
+        begun = time.monotonic()
+        async with asyncio.timeout(6):
+            await create(store, ada())
+        assert time.monotonic() - begun > 1
+        await other._pool.release(connection)
         await store.close()
         await other.close()
 

@@ -17,7 +17,8 @@ from usersvc import rules
 
 
 def _user(**fields: str) -> User:
-    return User(**{"id": "ada", "name": "Ada", "email": "ada@example.com", **fields})
+    given = {"id": "ada", "name": "Ada", "email": "ada@example.com", **fields}
+    return User(id=given["id"], name=given["name"], email=given["email"])
 
 
 def _wrong(user: User) -> list[str]:

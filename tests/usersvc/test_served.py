@@ -82,7 +82,7 @@ def test_refusals_reach_the_caller_as_google_rpc_status(url: str) -> None:
     async def tell(stub: UserServiceAsyncStub) -> None:
         await stub.CreateUser(CreateUserRequest(user=ada()))
         code = grpc.StatusCode
-        cases = [
+        cases: list[tuple[Awaitable[object], grpc.StatusCode, str]] = [
             (stub.CreateUser(CreateUserRequest(user=ada())), code.ALREADY_EXISTS, "USER_ALREADY_EXISTS"),
             (stub.CreateUser(CreateUserRequest(user=ada("b"))), code.ALREADY_EXISTS, "EMAIL_TAKEN"),
             (stub.CreateUser(CreateUserRequest(user=ada("b", "no"))), code.INVALID_ARGUMENT, "INVALID_USER"),
@@ -131,8 +131,8 @@ def test_a_watch_tells_other_instances_changes_and_resumes_at_another(url: str) 
 async def _next(watch: grpc.aio.UnaryStreamCall[WatchUsersRequest, WatchUsersResponse]) -> WatchUsersResponse:
     """Read on to the next change."""
     while True:
-        told: WatchUsersResponse = await watch.read()
-        if told.change:
+        told = await watch.read()
+        if isinstance(told, WatchUsersResponse) and told.change:
             return told
 
 

@@ -55,7 +55,7 @@ def run(story: Story, **options: Any) -> None:
 
 
 async def made(service: UserService, id: str = "", **fields: str) -> User:
-    user = User(**{"id": id, "name": "Ada", "email": f"{id or 'x'}@example.com", **fields})
+    user = ada(id, **{"email": f"{id or 'x'}@example.com", **fields})
     return await service.CreateUser(CreateUserRequest(user=user), CALLER)
 
 
@@ -267,7 +267,8 @@ def test_a_database_in_trouble_is_told_in_the_words_of_the_contract(
 def test_nobody_waits_for_the_database_for_ever(caller: Caller) -> None:
     class Stuck(MemoryStore):
         async def get(self, id: str) -> User | None:
-            return await asyncio.get_running_loop().create_future()
+            await asyncio.get_running_loop().create_future()
+            return None
 
     async def story() -> None:
         service = UserService(Stuck(), patience=0.1)

@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from contract.users import REQUEST, ada, all_changes, create, delete, refused
+from contract.users import REQUEST, HandClock, ada, all_changes, create, delete, refused
 from users.v1.users_pb2 import CreateUserRequest, GetUserRequest, User
-from usersvc import migrations, sqlite_schema
+from usersvc import migrations, sql, sqlite_schema
 from usersvc.servicer import UserService
 from usersvc.sqlite import SqliteStore
 from usersvc.sqlite_turn import Turn
 from usersvc.sqlite_writer import GROUP, Writer
-from usersvc.store import OpenFailed, StoreFull
+from usersvc.store import OpenFailed, Retention, StoreFull
+from usersvc.writes import Create
 
 
 class Caller:
@@ -54,7 +55,7 @@ def test_a_locked_database_is_unavailable_then_recovers(path: Path, intruder: sq
         assert time.monotonic() - begun < 0.6  # bounded by the caller's deadline
         # Readers do not mind.
         assert await service.GetUser(GetUserRequest(id="ada"), Caller()) == made
-        waiting = asyncio.ensure_future(store.write(_create(ada("eve", "eve@example.com"))))
+        waiting = asyncio.ensure_future(store.write(Create(ada("eve", "eve@example.com"))))
         await asyncio.sleep(0.05)
         intruder.execute("ROLLBACK")
         freed = time.monotonic()
@@ -64,12 +65,6 @@ def test_a_locked_database_is_unavailable_then_recovers(path: Path, intruder: sq
         await store.close()
 
     asyncio.run(story())
-
-
-def _create(user: User) -> object:
-    from usersvc.writes import Create
-
-    return Create(user)
 
 
 def test_a_reader_that_would_wait_does_not_hold_the_loop(path: Path) -> None:
@@ -200,6 +195,24 @@ def test_closing_finishes_what_was_begun(path: Path) -> None:
         assert len(await asyncio.gather(*tasks)) == 100
         with pytest.raises(Exception, match="closed"):
             await delete(store, "u1")
+
+    asyncio.run(story())
+
+
+def test_what_is_past_its_time_leaves_the_file(path: Path) -> None:
+    async def story() -> None:
+        clock = HandClock()
+        retention = Retention(requests=10.0, changes=10.0)
+        store = await SqliteStore.open(path, clock=clock, retention=retention)
+        for n in range(sql.PORTION // 100):
+            await create(store, ada(f"u{n}", f"{n}@example.com"), f"{n:08}{REQUEST[8:]}")
+        clock.now += 11
+        await store.prune()
+        rows = await store._writer.do(
+            lambda c: [c.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("requests", "changes")]
+        )
+        assert rows == [0, 0]
+        await store.close()
 
     asyncio.run(story())
 
