@@ -5,6 +5,7 @@ Read next: `app` for the commands, `up` for the story of the local stack, `adopt
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
@@ -20,6 +21,8 @@ def main() -> None:
     # refused connection is told by us, in words, not by its own log.
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    # What goes wrong is told by the commands; `mesh control-plane` sets up its own log.
+    logging.getLogger("mesh").addHandler(logging.NullHandler())
     try:
         from mesh.cli.app import run_app
     except ModuleNotFoundError as e:

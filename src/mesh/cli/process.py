@@ -96,6 +96,11 @@ class Process:
         """The name of its row, its log and its hold file."""
         return self.spec.name
 
+    @property
+    def age(self) -> float:
+        """Seconds since it was last started; 0 if it never was."""
+        return self._clock.monotonic() - self._begun if self._begun else 0.0
+
     def start(self) -> asyncio.Task[None]:
         """Begin to keep it running. The task fails with Failure if it cannot run or ends before it was ever ready."""
         self._task = asyncio.create_task(self.keep(), name=f"keep {self.name}")
@@ -107,7 +112,7 @@ class Process:
         while self._wanted:
             await self._spawn()
             code = await self._live()
-            lived = self._clock.monotonic() - self._begun
+            lived = self.age
             if not self._wanted:
                 return
             if not self.was_ready.is_set():
@@ -117,7 +122,7 @@ class Process:
                 )
             short_lives = 0 if lived >= _GROWN_UP else short_lives + 1
             pause = pause_before_restart(short_lives)
-            self._turn(Phase.ENDED, f"{told_exit(code)} after {told_seconds(lived)}, starts again in {pause:g} s")
+            self._turn(Phase.ENDED, f"{told_exit(code)} after {told_seconds(lived)}, again in {pause:g} s")
             await self._rest(pause)
 
     def signal(self, number: signal.Signals) -> None:
@@ -230,7 +235,7 @@ class Process:
 
     def _turn(self, phase: Phase, text: str = "") -> None:
         self.phase = phase
-        self._tell(Event(self.name, phase, text, self._clock.monotonic() - self._begun if self._begun else 0.0))
+        self._tell(Event(self.name, phase, text, self.age))
 
 
 def pause_before_restart(short_lives: int) -> float:

@@ -67,7 +67,8 @@ def short_name(command: Sequence[str]) -> str:
     if "-m" in command[:-1]:
         name = command[command.index("-m") + 1].removesuffix(".__main__").rpartition(".")[2]
     else:
-        interpreted = len(words) > 1 and ("." in PurePath(words[1]).name or os.sep in words[1])
+        # `python -c 'code'`, `sh -c '…'`: what follows is no file to be named after.
+        interpreted = len(words) > 1 and "-c" not in command and ("." in PurePath(words[1]).name or os.sep in words[1])
         name = PurePath(words[1] if interpreted else words[0]).stem
     if name == "usersvc":
         return "users"

@@ -73,6 +73,8 @@ class PlainReport:
             text = f"{'ready again' if self._serving else 'ready'} after {told_seconds(event.after)}"
         elif event.phase is Phase.STARTING and self._serving:
             return  # told by the line that said when it starts again
+        elif event.phase is Phase.LEAVING:
+            return  # told when it has left
         self._line(event.name, text, COLOURS[event.phase])
 
     def ready(self, processes: Sequence[Process], samples: Sequence[Sample], notes: Sequence[str]) -> None:
@@ -113,9 +115,7 @@ class TerminalReport(PlainReport):
     def begin(self, processes: Sequence[Process]) -> None:
         """Show the list until `ready` or `end`."""
         super().begin(processes)
-        begun = {process.name: self._clock.monotonic() for process in processes}
-        spinner = Spinner("dots", style="yellow")
-        show = progress(processes, lambda name: self._clock.monotonic() - begun[name], spinner)
+        show = progress(processes, Spinner("dots", style="yellow"))
         self._live = Live(get_renderable=show, console=self.console, transient=True, refresh_per_second=10)
         self._live.start()
 
@@ -136,9 +136,7 @@ class TerminalReport(PlainReport):
             self._live = None
 
 
-def progress(
-    processes: Sequence[Process], elapsed: Callable[[str], float], spinner: Spinner
-) -> Callable[[], RenderableType]:
+def progress(processes: Sequence[Process], spinner: Spinner) -> Callable[[], RenderableType]:
     """Return what draws the list of starting processes; a process that is ready keeps the time it took."""
     took: dict[str, float] = {}
 
@@ -146,13 +144,13 @@ def progress(
         grid = Table.grid(padding=(0, 2))
         for process in processes:
             if process.phase is Phase.READY:
-                took.setdefault(process.name, elapsed(process.name))
+                took.setdefault(process.name, process.age)
             mark: RenderableType = Text("·", style="dim")
             if process.phase is Phase.READY:
                 mark = Text("✓", style="green")
             elif process.phase is Phase.STARTING:
                 mark = spinner
-            seconds = took.get(process.name, elapsed(process.name))
+            seconds = took.get(process.name, process.age)
             time = "" if process.phase is Phase.WAITING else told_seconds(seconds)
             state = Text(str(process.phase), style=COLOURS[process.phase])
             grid.add_row(mark, process.name, state, Text(time, style="dim"), Text(process.address))

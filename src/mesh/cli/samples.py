@@ -21,6 +21,8 @@ from google.protobuf.message import DecodeError
 
 from mesh.settings import TLSFiles
 
+# What fits a terminal of the usual 80 columns.
+_WIDTH = 79
 _WORDS = {"name": "Ada", "email": "ada@example.com"}
 
 
@@ -38,7 +40,7 @@ def samples(service: str, contract: bytes | None, edge: str, tls: TLSFiles | Non
     if found is None:
         return (Sample("grpcurl", f"grpcurl {_grpcurl_tls(tls)} {edge} list"),)
     method = _harmless(found)
-    told = [Sample("grpcurl", f"grpcurl {_grpcurl_tls(tls)} {edge} {service}/{method.name}")]
+    told = [Sample("grpcurl", _folded([f"grpcurl {_grpcurl_tls(tls)}", f"{edge} {service}/{method.name}"]))]
     rule = next(_http_rules(found), None)
     if rule is not None:
         told.insert(0, Sample("curl", _curl(*rule, edge=edge, tls=tls)))
@@ -90,16 +92,22 @@ def _body(method: MethodDescriptor, rule: http_pb2.HttpRule) -> Descriptor | Non
 
 
 def _curl(verb: str, path: str, body: Descriptor | None, *, edge: str, tls: TLSFiles | None) -> str:
-    words = ["curl", "-s"]
+    words = ["curl -s"]
     if tls is not None:
-        words += [f"--cacert {_path(tls.ca)} --cert {_path(tls.cert)} --key {_path(tls.key)}"]
+        words[0] += f" --cacert {_path(tls.ca)} --cert {_path(tls.cert)} --key {_path(tls.key)}"
     words.append(f"{'http' if tls is None else 'https'}://{edge}{path}")
     if body is not None:
         words.append("-H content-type:application/json")
-        words.append(f"-d {shlex.quote(json.dumps(_example(body)))}")
+        words.append(f"-d {shlex.quote(json.dumps(_example(body), separators=(',', ':')))}")
         if verb != "POST":
-            words.insert(1, f"-X {verb}")
-    return " ".join(words)
+            words[0] += f" -X {verb}"
+    return _folded(words)
+
+
+def _folded(words: list[str]) -> str:
+    """Return a command on one line, or on several where it would be too long for a terminal."""
+    line = " ".join(words)
+    return line if len(line) <= _WIDTH else " \\\n  ".join(words)
 
 
 def _example(message: Descriptor) -> dict[str, str]:

@@ -27,6 +27,8 @@ from mesh.settings import TLSFiles
 # Calls that the edge still answers when it is told to leave.
 _EDGE_DRAIN = 5.0
 _QUIET = 0.05
+# An etcd that somebody else runs answers in milliseconds or not at all.
+_ETCD_PATIENCE = 5.0
 
 
 class Stack:
@@ -38,7 +40,7 @@ class Stack:
         self._clock = clock
         self._guard = Guard()
         self._probes = Probes(layout, clock)
-        self._serving = False
+        self._serving = self._silent = False
         self._tasks: list[asyncio.Task[None]] = []
         settings = layout.settings()
         grace = settings.drain + 2.0
@@ -65,11 +67,7 @@ class Stack:
         """Start everything and return once all of it serves. Raises Failure."""
         seconds = self._layout.options.timeout
         self._report.begin(self.processes)
-        if self.etcd is not None:
-            self._begin(self.etcd)
-            await self._until_ready(seconds, self.etcd)
-        else:
-            await self._reach_etcd()
+        await self._start_etcd(seconds)
         self._probes.follow()
         self._render_front()
         self._begin(self.control_plane, *self.instances)
@@ -80,6 +78,25 @@ class Stack:
         self._serving = True
         self._tell_others()
         await self._show()
+
+    async def _start_etcd(self, seconds: float) -> None:
+        if self.etcd is None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._probes.etcd(), _ETCD_PATIENCE)
+                return
+            raise Failure(f"etcd at {self._layout.etcd} does not answer: check --etcd, or leave it out to start one")
+        data = self._layout.folder.etcd
+        had_data = data.exists()
+        self._begin(self.etcd)
+        try:
+            await self._until_ready(seconds, self.etcd)
+        except Failure as e:
+            if not had_data:
+                raise
+            raise Failure(
+                f"etcd cannot use the data in {data}, broken or of another version: delete that folder and start again "
+                f"(registrations come back by themselves); see {self.etcd.spec.log}"
+            ) from e
 
     async def watch(self) -> None:
         """Return never; raise Failure if a process cannot be kept running."""
@@ -99,8 +116,8 @@ class Stack:
         await self._gather()
 
     async def kill(self) -> None:
-        """End everything at once."""
-        self._serving = False
+        """End everything at once, without a word for each."""
+        self._serving, self._silent = False, True
         await asyncio.gather(*(process.kill() for process in self.processes))
         await self._probes.close()
         await self._gather()
@@ -160,12 +177,6 @@ class Stack:
             hint=tail(process.spec.log),
         )
 
-    async def _reach_etcd(self) -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._probes.etcd(), 10.0)
-            return
-        raise Failure(f"etcd at {self._layout.etcd} does not answer: check --etcd, or leave it out to start one")
-
     def _render_front(self) -> None:
         from mesh.controlplane import front
 
@@ -198,7 +209,8 @@ class Stack:
                     await self._clock.sleep(_QUIET)
 
     def _hear(self, event: Event) -> None:
-        self._report.tell(event)
+        if not self._silent:
+            self._report.tell(event)
         if self._serving:
             self._tell_others()
 
@@ -289,6 +301,7 @@ async def _run(stack: Stack, report: Report) -> int:
             report.say("stopped")
             return 0
         leaving.cancel()
+        report.say("killed")
         return INTERRUPTED
     finally:
         told.cancel()
