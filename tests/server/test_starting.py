@@ -12,6 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from mesh.client.options import connection_options
 from mesh.contract.descriptors import services_of
 from mesh.errors import SettingsError
 from mesh.etcd import EtcdStore
@@ -185,5 +186,21 @@ def test_it_survives_that_its_key_is_deleted(etcd: Etcd) -> None:
             async with asyncio.timeout(5):
                 while await store.get(key) is None:
                     await asyncio.sleep(0.01)
+
+    asyncio.run(story())
+
+
+def test_the_pings_of_its_own_clients_are_welcome() -> None:
+    """A server that finds pings too many answers with GOAWAY, and the calls on that connection fail."""
+
+    async def story() -> None:
+        options = connection_options(ours=True)
+        async with (
+            echo_server() as server,
+            grpc.aio.insecure_channel(str(server.endpoint), options=options) as channel,
+        ):
+            stub = EchoServiceStub(channel)
+            await stub.Unary(EchoRequest(text="connect"))
+            assert (await stub.Unary(EchoRequest(text="x", sleep=4.5), timeout=9)).text == "x"
 
     asyncio.run(story())
