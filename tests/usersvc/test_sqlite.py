@@ -147,7 +147,7 @@ def test_when_a_commit_fails_nobody_is_told_of_success(path: Path) -> None:
     class Failing(sqlite3.Connection):
         fails = 0
 
-        def execute(self, sql: str, *rest: object) -> sqlite3.Cursor:  # type: ignore[override]  # enough here
+        def execute(self, sql: str, *rest: object) -> sqlite3.Cursor:
             if sql == "COMMIT" and Failing.fails > 0:
                 Failing.fails -= 1
                 raise sqlite3.OperationalError("disk I/O error")
