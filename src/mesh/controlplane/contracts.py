@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 
 from mesh.contract import descriptors, policies
+from mesh.controlplane.annotations import problem_of
 from mesh.errors import ContractError
 from mesh.instance import Instance
 from mesh.xds.snapshot import Method
@@ -72,21 +73,22 @@ def merge(contracts: Sequence[tuple[str, bytes]]) -> Merged:
     files: dict[str, bytes] = {}
     for file in _ALWAYS:
         _add_linked(file, files)
+    taken: set[tuple[str, str]] = set()
     services, left_out = [], []
     for service, contract in contracts:
-        extended = files | {
-            f.name: f.SerializeToString() for f in descriptors.read(contract).file if f.name not in files
-        }
-        if _stands(extended, service):
+        extended = {f.name: f.SerializeToString() for f in descriptors.read(contract).file} | files
+        problem = _problem(extended, service, taken)
+        if not problem:
             files = extended
             services.append(service)
-        else:
-            left_out.append(service)
-            _log.warning(
-                "%s has no JSON: its contract does not fit those of the services before it",
-                service,
-                extra={"event.action": "contract-conflict", "service.name": service},
-            )
+            continue
+        left_out.append(service)
+        _log.warning(
+            "%s has no JSON: %s",
+            service,
+            problem,
+            extra={"event.action": "contract-left-out", "service.name": service},
+        )
     result = descriptor_pb2.FileDescriptorSet()
     for body in files.values():
         result.file.add().ParseFromString(body)
@@ -112,13 +114,12 @@ def _add_linked(file: FileDescriptor, files: dict[str, bytes]) -> None:
     files[file.name] = file.serialized_pb
 
 
-def _stands(files: Mapping[str, bytes], service: str) -> bool:
+def _problem(files: Mapping[str, bytes], service: str, taken: set[tuple[str, str]]) -> str:
     pool = DescriptorPool()
     try:
         for name, body in files.items():
             pool.AddSerializedFile(body)
             pool.FindFileByName(name)
-        pool.FindServiceByName(service)
+        return problem_of(pool.FindServiceByName(service), taken)
     except (TypeError, KeyError):
-        return False
-    return True
+        return "its contract does not fit those of the services before it"

@@ -10,11 +10,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 
-from google.api import annotations_pb2, http_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
-from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.descriptor_pool import DescriptorPool
 
+from mesh.controlplane.annotations import bindings
 from mesh.xds.snapshot import Method
 
 _LUA = resources.files(__package__)
@@ -30,7 +29,6 @@ _WELL_KNOWN = {
     **dict.fromkeys((f"{kind}Value" for kind in ("Double", "Float", "Int32", "Int64", "UInt32", "UInt64")), "n"),
     "BoolValue": "b",
 }
-_VARIABLE = re.compile(r"\{[^{}=]+(?:=([^{}]*))?\}")
 
 
 def strict(pool: DescriptorPool, services: Iterable[str]) -> str:
@@ -39,7 +37,7 @@ def strict(pool: DescriptorPool, services: Iterable[str]) -> str:
     types: dict[str, dict[str, str]] = {}
     for service in services:
         for method in pool.FindServiceByName(service).methods:
-            for verb, path, kind in _bindings(method, types):
+            for verb, path, kind in _bodies(method, types):
                 rules.setdefault(verb, []).append((path, kind))
     for found in rules.values():
         # The one with more of its own text is meant: "/v1/users:import" before "/v1/{id}".
@@ -53,15 +51,8 @@ def repeats(methods: Iterable[Method]) -> str:
     return f"local FIELDS = {_table(fields)}\n{_REPEATS}"
 
 
-def _bindings(method: MethodDescriptor, types: dict[str, dict[str, str]]) -> Iterator[tuple[str, str, str]]:
-    options = MethodOptions.FromString(method.GetOptions().SerializeToString())
-    if not options.HasExtension(annotations_pb2.http):
-        return
-    rule = options.Extensions[annotations_pb2.http]
-    for binding in (rule, *rule.additional_bindings):
-        verb, path = _verb(binding)
-        if not verb or not binding.body:
-            continue
+def _bodies(method: MethodDescriptor, types: dict[str, dict[str, str]]) -> Iterator[tuple[str, str, str]]:
+    for binding in bindings(method):
         message = method.input_type
         if binding.body == "*":
             kind = _message(message, types)
@@ -69,20 +60,12 @@ def _bindings(method: MethodDescriptor, types: dict[str, dict[str, str]]) -> Ite
             kind = _field(message.fields_by_name[binding.body], types)
         else:
             continue
-        yield verb, _pattern(path), "[" + kind if method.client_streaming else kind
+        yield binding.verb, _pattern(binding.shape), "[" + kind if method.client_streaming else kind
 
 
-def _verb(binding: http_pb2.HttpRule) -> tuple[str, str]:
-    which = binding.WhichOneof("pattern")
-    if which == "custom":
-        return binding.custom.kind, binding.custom.path
-    return (which.upper(), getattr(binding, which)) if which else ("", "")
-
-
-def _pattern(template: str) -> str:
-    """Turn a path template (google/api/http.proto) into a Lua pattern."""
-    plain = _VARIABLE.sub(lambda found: found.group(1) or "*", template)
-    parts = re.split(r"(\*\*|\*)", plain)
+def _pattern(shape: str) -> str:
+    """Turn the shape of a path into a Lua pattern."""
+    parts = re.split(r"(\*\*|\*)", shape)
     texts = {"*": "[^/]+", "**": ".+"}
     return "^" + "".join(texts.get(part) or re.sub(r"([^A-Za-z0-9/_])", r"%\1", part) for part in parts) + "$"
 
