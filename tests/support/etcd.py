@@ -28,7 +28,8 @@ _alive: set[Etcd] = set()
 @functools.cache
 def binary(name: str = "etcd") -> str:
     """Return the path of the real etcd (or etcdctl), never of a wrapper script."""
-    if named := os.environ.get("MESH_TEST_ETCD"):
+    named = os.environ.get("MESH_TEST_ETCD")
+    if named and Path(named).with_name(name).exists():
         return str(Path(named).with_name(name))
     for folder in os.environ.get("PATH", "").split(os.pathsep):
         path = Path(folder, name)

@@ -98,7 +98,7 @@ def _advice(details: str) -> str:
     text = details.lower()
     if "database space exceeded" in text:
         return "compact and defragment it, then disarm the alarm"
-    if "ssl" in text or "tls" in text or "certificate" in text or "handshake" in text:
+    if any(word in text for word in ("ssl", "tls", "tsi_", "certificate", "handshake")):
         return "check MESH_ETCD_TLS_CA, MESH_ETCD_TLS_CERT and MESH_ETCD_TLS_KEY"
     if "socket closed" in text and "stream removed" not in text:
         return "does it speak TLS and ask for a certificate? see MESH_ETCD_TLS_CA"

@@ -3,8 +3,8 @@
 Rules:
 - We resume after the last *event*, never after a revision told in a sign of life: up to etcd 3.5.7 those could run
   ahead of events not yet sent (etcd-io/etcd#15220). The cost is a listing more, where that event was compacted away.
-- A member whose revision or election is older than what we have seen has lost its data, or is far behind: what we know
-  may be wrong, so the prefix is listed again.
+- A member whose revision or election is older than what we have seen is behind the others, or has lost its data. All
+  members together know: if a linearizable read is as old, what we know is wrong, and the prefix is listed again.
 - Left out: fragments and previous values; nobody asks for them.
 """
 
@@ -13,13 +13,13 @@ from __future__ import annotations
 import itertools
 
 from grpcmesh.etcd.v3 import etcd_pb2 as pb
-from mesh.errors import Compacted, StoreUnavailable
+from mesh.errors import Compacted, StoreError, StoreUnavailable
 from mesh.etcd.wire import entry_of, key_of, watch_request
 from mesh.store import Changed, Entry
 
 
-class WatchRefused(StoreUnavailable):
-    """etcd ended a watch for want of permission. A fresh token may help, once."""
+class WatchRefused(StoreError):
+    """etcd ended a watch for want of permission. A fresh token may help, once; the member is well."""
 
 
 class Cursor:
@@ -46,7 +46,6 @@ class Cursor:
         """
         if answer.canceled:
             raise self._reason(answer)
-        self._check_history(answer.header)
         if not answer.events:
             return [Changed({}, self.told)]
         told = []
@@ -58,12 +57,17 @@ class Cursor:
         self.told = max(self.told, told[-1].revision)
         return told
 
-    def _check_history(self, header: pb.ResponseHeader) -> None:
-        if header.revision < self.told or header.raft_term < self._term:
-            raise Compacted(header.revision)
-        self._term = header.raft_term
+    def is_ahead_of(self, header: pb.ResponseHeader) -> bool:
+        """Whether we have seen more than who says this; then `confirm` what all members say."""
+        self._term = max(self._term, header.raft_term)
+        return header.revision < self.told or header.raft_term < self._term
 
-    def _reason(self, answer: pb.WatchResponse) -> StoreUnavailable | Compacted:
+    def confirm(self, header: pb.ResponseHeader) -> None:
+        """Take the header of a linearizable read. Raises Compacted if the history that we saw is no more."""
+        if self.is_ahead_of(header):
+            raise Compacted(header.revision)
+
+    def _reason(self, answer: pb.WatchResponse) -> StoreError:
         if answer.compact_revision:
             return Compacted(answer.compact_revision)
         if "permission denied" in answer.cancel_reason or "auth" in answer.cancel_reason:

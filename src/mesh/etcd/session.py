@@ -61,10 +61,7 @@ class Stream(Generic[Q, A]):
         except asyncio.InvalidStateError:
             raise unreachable(self.member, "it ended the stream") from None
         except asyncio.CancelledError:
-            # Ours, or that of the stream because its connection was retired? Only the first may be passed on.
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
+            _pass_on_our_own_cancellation()
             raise unreachable(self.member, "the connection was left") from None
 
 
@@ -203,4 +200,15 @@ class Session:
 
 async def _unary(connection: Connection, method: Method[Q, A], request: Q, metadata: Metadata) -> A:
     call = connection.channel.unary_unary(method.path, method.encode, method.decode)
-    return await call(request, timeout=CALL_TIMEOUT, metadata=metadata)
+    try:
+        return await call(request, timeout=CALL_TIMEOUT, metadata=metadata)
+    except asyncio.CancelledError:
+        _pass_on_our_own_cancellation()
+        raise unreachable(connection.member, "the connection was closed") from None
+
+
+def _pass_on_our_own_cancellation() -> None:
+    """Raise again the CancelledError being handled if it is our task's; grpc raises the same when a channel closes."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise

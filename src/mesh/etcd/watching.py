@@ -16,7 +16,7 @@ from mesh.errors import StoreUnavailable
 from mesh.etcd.border import Silent, denied
 from mesh.etcd.cursor import Cursor, WatchRefused
 from mesh.etcd.session import Session, Stream, drop
-from mesh.etcd.wire import PROGRESS, WATCH
+from mesh.etcd.wire import PROGRESS, RANGE, WATCH, range_request
 from mesh.resilience.reconnect import Reconnect
 from mesh.store import Changed
 from mesh.telemetry.metrics import WATCH_BREAKS
@@ -41,6 +41,8 @@ async def watch(session: Session, prefix: str, after: int, clock: Clock, dice: D
             async with session.stream(WATCH) as stream:
                 await stream.send(cursor.request())
                 async for answer in _answers(stream, clock):
+                    if cursor.is_ahead_of(answer.header):
+                        cursor.confirm((await session.call(RANGE, range_request(prefix or "\0"))).header)
                     told = cursor.take(answer)
                     session.heard()
                     reconnect.worked()
