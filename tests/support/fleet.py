@@ -105,12 +105,14 @@ class Host:
 
 
 @asynccontextmanager
-async def fleet(size: int, credentials: grpc.ServerCredentials | None = None) -> AsyncIterator[list[Host]]:
-    """Run so many hosts."""
+async def fleet(
+    size: int, credentials: Callable[[], grpc.ServerCredentials] | None = None
+) -> AsyncIterator[list[Host]]:
+    """Run so many hosts. `credentials` makes those of each: grpc asks dynamic ones for their first configuration once."""
     hosts = [Host() for _ in range(size)]
     try:
         for host in hosts:
-            await host.start(credentials)
+            await host.start(credentials() if credentials is not None else None)
         yield hosts
     finally:
         await asyncio.gather(*(host.stop() for host in hosts))

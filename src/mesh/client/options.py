@@ -13,24 +13,23 @@ Options = Sequence[tuple[str, Any]]
 # (tried with grpcio 1.66 and 1.85): `grpc.http2.ping_timeout_ms` is what ends the wait.
 _KEEPALIVE_MS = 1000
 _PING_TIMEOUT_MS = 1000
-# Servers that are not the mesh's (Go's, Envoy, grpc.aio with its defaults) answer more pings than two between two
-# requests with GOAWAY too_many_pings, which breaks the calls in flight; so with them an idle connection is not
-# watched. A server of the mesh admits them.
-_POLITE_PINGS = 2
+# Other servers (Go's, Envoy, grpc with its defaults) answer pings more often than every five minutes with GOAWAY
+# too_many_pings, which breaks the calls in flight; with at most two pings between requests it still took only 145 s on
+# a quiet stream. There a hung peer shows by missed deadlines, which the breaker counts, and a black hole by
+# TCP_USER_TIMEOUT, which grpc sets to the ping timeout.
+_POLITE_KEEPALIVE_MS = 330_000
 # What UserService and any service of small messages can hold; servers of the mesh admit 1 MiB requests.
 _MAX_RECEIVE = 4 * 1024 * 1024
 
-_CONNECTION: Options = (
+_COMMON: Options = (
     # One connection per channel: two channels to one address must not share a fate.
     ("grpc.use_local_subchannel_pool", 1),
     # Retries are made above, on another host; stacked ones multiply. Off also saves up to 8 % of a call.
     ("grpc.enable_retries", 0),
     # The service config of a DNS name would bring retries and balancing of its own.
     ("grpc.service_config_disable_resolution", 1),
-    ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
     ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MS),
     ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
-    ("grpc.keepalive_permit_without_calls", 1),
     # gRPC's own go up to 120 s: an instance that is back would wait for its clients.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 3000),
@@ -38,10 +37,14 @@ _CONNECTION: Options = (
     ("grpc.min_reconnect_backoff_ms", 3000),
     ("grpc.max_receive_message_length", _MAX_RECEIVE),
 )
+_OURS: Options = (
+    ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+_OTHERS: Options = (("grpc.keepalive_time_ms", _POLITE_KEEPALIVE_MS),)
 
 
 def connection_options(*, ours: bool) -> Options:
-    """Return the channel arguments of a connection. `ours`: the server is one of the mesh, as far as the registry
-    tells.
-    """
-    return (*_CONNECTION, ("grpc.http2.max_pings_without_data", 0 if ours else _POLITE_PINGS))
+    """Return the channel arguments of a connection. `ours`: its server is one of the mesh, which admits our pings."""
+    return (*_COMMON, *(_OURS if ours else _OTHERS))

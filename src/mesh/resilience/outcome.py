@@ -43,6 +43,7 @@ BREAKER_IS_OPEN = "the breaker is open: too many calls have failed"
 _NEVER_SENT = (
     "failed to connect to all addresses",
     "DNS resolution failed",
+    "errors resolving",
     "Failed to pick subchannel",
     "empty address list",
     BREAKER_IS_OPEN,
