@@ -14,7 +14,7 @@ from mesh.wallclock import CLOCK
 @dataclass(eq=False)
 class Call:
     deadline: float
-    limit: float = 1.0
+    streams_for: float = 0.0
     told: list[tuple[Refusal, float]] = field(default_factory=list)
 
     def cut(self, why: Refusal) -> None:
@@ -73,10 +73,10 @@ def test_a_call_after_a_quiet_time_has_its_deadline_too() -> None:
 def test_leaving_cuts_first_what_could_not_be_waited_for_and_then_the_rest() -> None:
     async def story() -> None:
         hand, later = CallsInHand(CLOCK), CLOCK.monotonic() + 60
-        watch, short = Call(later, limit=3600), Call(later, limit=5)
+        watch, short = Call(later, streams_for=3600), Call(later, streams_for=5)
         hand.add(watch)
         hand.add(short)
-        assert hand.cut(longer_than=10) == 1
+        assert hand.cut(streams_over=60) == 1
         assert [why for why, _ in watch.told] == [LEAVING]
         assert not short.told
         assert hand.cut() == 2

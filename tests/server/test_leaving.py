@@ -247,6 +247,25 @@ def test_paused_it_wants_no_calls_and_answers_those_that_come() -> None:
     asyncio.run(story())
 
 
+@pytest.mark.parametrize("name", ["Unary", "ServerStream"])
+def test_a_call_that_can_end_in_time_does_whatever_its_contract_would_allow(name: str) -> None:
+    """The contract's default of 10 s is longer than the drain of 2; that is no reason to cut it."""
+
+    async def story() -> None:
+        async with echo_server(Settings(drain=2.0, settle=0.0)) as server, plain_channel(server) as channel:
+            stub = EchoServiceStub(channel)
+            call = getattr(stub, name)(EchoRequest(text="x", sleep=0.5, count=1))
+            await stub.Unary(EchoRequest(text="the one before has begun"))
+            begun = time.monotonic()
+            leaving = asyncio.ensure_future(server.leave())
+            answers = [r.text async for r in call] if name == "ServerStream" else [(await call).text]
+            assert answers == ["x"]
+            await leaving
+            assert time.monotonic() - begun < 1.5
+
+    asyncio.run(story())
+
+
 def test_leaving_twice_is_leaving_once() -> None:
     async def story() -> None:
         async with echo_server(QUICK) as server:

@@ -59,13 +59,17 @@ class ServedMethod:
         "running",
         "seconds",
         "service",
+        "streams_for",
         "timeout",
     )
 
-    def __init__(self, service: str, name: str, timeout: float, clock: Clock, in_hand: CallsInHand) -> None:
+    def __init__(
+        self, service: str, name: str, timeout: float, clock: Clock, in_hand: CallsInHand, *, streams: bool
+    ) -> None:
         self.service = service
         self.name = name
         self.timeout = timeout
+        self.streams_for = timeout if streams else 0.0
         self.longest = max(LONGEST, timeout)
         self.clock = clock
         self.in_hand = in_hand
@@ -119,9 +123,9 @@ class ServedCall:
             self._span = self._scope.__enter__()
 
     @property
-    def limit(self) -> float:
-        """Seconds that the contract lets it run."""
-        return self.method.timeout
+    def streams_for(self) -> float:
+        """Seconds that the contract lets it send responses, one after the other; 0 where there is one response."""
+        return self.method.streams_for
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)

@@ -40,7 +40,8 @@ class Router(grpc.GenericRpcHandler):
         self._clock = clock
         self._methods: dict[str, Any] = {}
         # One label for every name that nobody serves: a scanner must not be able to fill the metrics.
-        self._unknown = _unimplemented(ServedMethod("unknown", "unknown", DEFAULT_POLICY.timeout, clock, self.in_hand))
+        unknown = ServedMethod("unknown", "unknown", DEFAULT_POLICY.timeout, clock, self.in_hand, streams=False)
+        self._unknown = _unimplemented(unknown)
         for servicer in servicers:
             self.add(servicer)
 
@@ -62,7 +63,8 @@ class Router(grpc.GenericRpcHandler):
         for name, handler in handlers.items():
             path = f"/{service}/{name}"
             timeout = policies[path].timeout if path in policies else default
-            method = ServedMethod(service, name, timeout, self._clock, self.in_hand)
+            streams = bool(handler.response_streaming)
+            method = ServedMethod(service, name, timeout, self._clock, self.in_hand, streams=streams)
             self._methods[path] = _wrap(handler, method, servicer)
         self.services.append(service)
 

@@ -19,13 +19,13 @@ _RESOLUTION = 0.001
 
 
 class Cuttable(Protocol):
-    """A call that can be cut short. `deadline` is when it must be, by the clock; `limit` what its contract allows."""
+    """A call that can be cut short. `deadline` is when it must be, by the clock."""
 
     deadline: float
 
     @property
-    def limit(self) -> float:
-        """Seconds that the contract lets it run."""
+    def streams_for(self) -> float:
+        """Seconds that the contract lets it send responses, one after the other; 0 where there is one response."""
         ...
 
     def cut(self, why: Refusal) -> None:
@@ -58,9 +58,9 @@ class CallsInHand:
         """Let go of a call that has ended."""
         self._calls.discard(call)
 
-    def cut(self, longer_than: float = 0.0) -> int:
-        """Cut the calls whose contract lets them run longer than so many seconds; return how many."""
-        chosen = [call for call in self._calls if call.limit > longer_than]
+    def cut(self, streams_over: float | None = None) -> int:
+        """Cut all calls, or the streams whose contract lets them run over so many seconds; return how many."""
+        chosen = [call for call in self._calls if streams_over is None or call.streams_for > streams_over]
         for call in chosen:
             call.cut(LEAVING)
         return len(chosen)

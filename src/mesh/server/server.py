@@ -41,6 +41,9 @@ _PLUMBING = ("grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "gr
 _ANNOUNCING = 0.4
 # What handlers get to clean up after they were cancelled at the end of `drain`.
 _LAST_GRACE = 0.15
+# A stream that its contract lets run so long is a watch: it would be cut in the end anyway. Cut as leaving begins, its
+# caller is elsewhere sooner, and we are gone sooner.
+_WATCH = 60.0
 # How long after `drain` the last of it may end: the key is deleted, connections are closed. One second is promised.
 _LATEST = 0.7
 
@@ -107,14 +110,16 @@ class Server:
         try:
             bound = bind(server, self._settings.listen, credentials)
             endpoint = await advertised(bound, self._settings)
+            registrar = self._make_registrar(endpoint)
+            await server.start()
+            self._health.set(True)
+            about = {"event.action": "started", "service.address": str(endpoint), "service.id": self.instance_id}
+            _log.info("serving %s on %s", ", ".join(self.services), bound, extra=about)
+            await registrar.start(wait=False)
         except BaseException:
             await server.stop(0)
             raise
-        await server.start()
-        self._health.set(True)
-        about = {"event.action": "started", "service.address": str(endpoint), "service.id": self.instance_id}
-        _log.info("serving %s on %s", ", ".join(self.services), bound, extra=about)
-        await self._register(endpoint)
+        self._registrar = registrar
 
     async def pause(self) -> None:
         """Ask for no calls until `resume`; calls that come nevertheless are answered."""
@@ -162,7 +167,7 @@ class Server:
         # The stable name of the same protocol, message for message; newer tools ask for it first.
         self._router.add(servicer, lambda service: service.replace("v1alpha", "v1"))
 
-    async def _register(self, endpoint: Endpoint) -> None:
+    def _make_registrar(self, endpoint: Endpoint) -> Registrar:
         settings, contract = self._settings, descriptor_set(self.services)
         self._instances = tuple(
             Instance(
@@ -179,7 +184,7 @@ class Server:
             if not is_plumbing(service)
         )
         self._store = self._given_store if self._given_store is not None else EtcdStore.from_settings(settings)
-        self._registrar = Registrar(
+        return Registrar(
             self._store,
             self._instances,
             prefix=settings.prefix,
@@ -188,7 +193,6 @@ class Server:
             clock=self._clock,
             dice=self._dice,
         )
-        await self._registrar.start(wait=False)
 
     async def _leave(self) -> None:
         now = asyncio.get_running_loop().time
@@ -212,9 +216,7 @@ class Server:
     async def _stop(self, server: grpc.aio.Server, end: float) -> None:
         """Send GOAWAY, wait for the calls in flight, cut those that go on."""
         loop = asyncio.get_running_loop()
-        # A call that its contract lets run longer than we may wait (a watch) would be cut in the end anyway; cut now
-        # its caller is elsewhere sooner, and we are gone sooner.
-        self._router.in_hand.cut(longer_than=self._settings.drain)
+        self._router.in_hand.cut(streams_over=max(self._settings.drain, _WATCH))
         left = 0.0 if self._hurry.is_set() else max(end - loop.time(), 0.0)
         stop = asyncio.ensure_future(server.stop(left + _LAST_GRACE))
         hurried = asyncio.ensure_future(self._hurry.wait())
