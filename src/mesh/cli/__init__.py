@@ -26,7 +26,8 @@ def main() -> None:
     try:
         from mesh.cli.app import run_app
     except ModuleNotFoundError as e:
-        if (e.name or "").partition(".")[0] not in _WANTED:
+        missing = (e.name or "").partition(".")[0]
+        if missing not in _WANTED:
             raise
-        sys.exit(f"mesh: the command needs {e.name}: run pip install 'grpc-mesh[cli]'")
+        sys.exit(f"mesh: the command needs {missing}: run pip install 'grpc-mesh[cli]'")
     sys.exit(run_app())

@@ -27,7 +27,7 @@ while read -r sign group; do
     -) held="${held%%" $group "*} ${held#*" $group "}" ;;
   esac
 done
-for group in $held; do kill -KILL -- "-$group" 2>/dev/null; done
+for group in $held; do kill -KILL "-$group" 2>/dev/null; done
 """
 
 
