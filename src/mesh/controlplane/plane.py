@@ -9,7 +9,7 @@ from typing import Protocol
 
 from mesh.clock import Clock
 from mesh.controlplane.catalog import GIVEN, Catalog
-from mesh.errors import ContractError, StoreError
+from mesh.errors import MeshError
 from mesh.instance import View
 from mesh.telemetry.metrics import XDS_SNAPSHOTS
 from mesh.wallclock import CLOCK
@@ -22,6 +22,8 @@ _log = logging.getLogger("mesh.controlplane")
 _GATHER = 0.05
 # Between attempts to fetch a contract from a store that does not answer.
 _FETCH_AGAIN = 1.0
+# Attempts for which a control plane that has just started holds back its first snapshot.
+_PATIENCE = 3
 # Kinds of Envoy by where their certificates lie; more than this in one mesh is a fault or an attack.
 _MAX_KINDS = 64
 
@@ -66,6 +68,7 @@ class Plane:
         self._policies_known = False
         self._subscriptions: list[Closable] = []
         self._fetching: dict[str, asyncio.Task[None]] = {}
+        self._awaited: set[str] = set()
         self._gathering: asyncio.Task[None] | None = None
         self._built_at = float("-inf")
 
@@ -102,9 +105,8 @@ class Plane:
         if kind not in self._kinds:
             if len(self._kinds) >= _MAX_KINDS:
                 self._kinds.pop(next(iter(self._kinds)))
-            self._kinds[kind] = Snapshot()
             self._build(kind)
-        return self._kinds[kind]
+        return self._kinds.get(kind)
 
     @property
     def _ready(self) -> bool:
@@ -112,11 +114,12 @@ class Plane:
         # A first snapshot without the contracts would take methods away from fronts that have them already.
         if not (self.catalog.known and self._policies_known):
             return False
-        return self._built_at > float("-inf") or not self._fetching
+        return self._built_at > float("-inf") or not self._awaited
 
     def _views_changed(self, views: Mapping[str, View]) -> None:
         self.catalog.observe_views(views)
         for digest in self.catalog.wanted - self._fetching.keys():
+            self._awaited.add(digest)
             self._fetching[digest] = asyncio.create_task(self._fetch(digest))
         self._changed()
 
@@ -126,18 +129,32 @@ class Plane:
         self._changed()
 
     async def _fetch(self, digest: str) -> None:
+        """Fetch a contract, for as long as an instance names it."""
+        attempts = 0
+        try:
+            while digest in self.catalog.wanted and (problem := await self._try_fetch(digest)):
+                attempts += 1
+                if attempts == 1:
+                    _log.warning("contract %.12s: %s", digest, problem, extra={"event.action": "contract-missing"})
+                if attempts == _PATIENCE:
+                    self._awaited.discard(digest)
+                    self._changed()
+                await self._clock.sleep(_FETCH_AGAIN)
+        finally:
+            self._awaited.discard(digest)
+            self._fetching.pop(digest, None)
+        self._changed()
+
+    async def _try_fetch(self, digest: str) -> str:
+        """Fetch a contract once; return what was in the way, "" for nothing."""
         try:
             contract = await self._source.contract(digest)
-            while contract is None and digest in self.catalog.wanted:
-                await self._clock.sleep(_FETCH_AGAIN)
-                contract = await self._source.contract(digest)
-            if contract is not None:
-                self.catalog.observe_contract(digest, contract)
-        except (StoreError, ContractError) as e:
-            _log.warning("contract %.12s was not read: %s", digest, e, extra={"event.action": "contract-missing"})
-        finally:
-            del self._fetching[digest]
-        self._changed()
+        except MeshError as e:
+            return str(e)
+        if contract is None:
+            return "it is not in the store"
+        self.catalog.observe_contract(digest, contract)
+        return ""
 
     def _changed(self) -> None:
         if self._ready and self._gathering is None:
@@ -153,18 +170,21 @@ class Plane:
 
     def _rebuild(self) -> None:
         self._built_at = self._clock.monotonic()
-        for kind in self._kinds:
+        for kind in tuple(self._kinds):
             self._build(kind)
         for event in self._listeners:
             event.set()
 
     def _build(self, kind: Kind) -> None:
-        snapshot = self.catalog.snapshot(*kind)
-        missing = snapshot.missing(GIVEN)
+        try:
+            snapshot = self.catalog.snapshot(*kind)
+            missing = "; ".join(snapshot.missing(GIVEN)[:5])
+        except Exception:  # whatever a contract holds, the snapshot before stays good
+            XDS_SNAPSHOTS.labels("failed").inc()
+            _log.exception("kept the snapshot before", extra={"event.action": "snapshot-failed"})
+            return
         XDS_SNAPSHOTS.labels("inconsistent" if missing else "ok").inc()
         if missing:
-            _log.error(
-                "kept the snapshot before: %s", "; ".join(missing[:5]), extra={"event.action": "snapshot-refused"}
-            )
+            _log.error("kept the snapshot before: %s", missing, extra={"event.action": "snapshot-refused"})
             return
         self._kinds[kind] = snapshot
