@@ -92,7 +92,8 @@ class Pool:
         """Why no instance can be called, in a sentence."""
         view, where = self.roster.view, self._source.where
         if not view.known:
-            return f"the instances of {self.service} are not known yet: the registry did not answer ({where})"
+            why = f": {self._source.trouble}" if self._source.trouble else ""
+            return f"the instances of {self.service} are not known yet: the registry did not answer ({where}){why}"
         if not view.instances:
             return f"no instance of {self.service} is registered ({where})"
         if not view.ready:

@@ -28,6 +28,11 @@ class Source(Protocol):
     where: str
     """For error messages: where instances are looked for."""
 
+    @property
+    def trouble(self) -> str:
+        """For error messages: what is wrong with that place, if it is known."""
+        ...
+
     def open(self, listener: Listener) -> None:
         """Tell the present view now and each changed one from now on."""
         ...
@@ -45,6 +50,7 @@ class FixedSource:
         unique = list(dict.fromkeys(parsed))
         self._view = View.of(service, [Instance(service, f"fixed-{n:04}", e) for n, e in enumerate(unique)])
         self.where = "a fixed list of endpoints"
+        self.trouble = ""
 
     def open(self, listener: Listener) -> None:
         """Tell the list, once."""
@@ -62,6 +68,11 @@ class ResolverSource:
         self._resolver = resolver
         self._subscription: Subscription | None = None
         self.where = where
+
+    @property
+    def trouble(self) -> str:
+        """What the resolver complains of."""
+        return self._resolver.trouble(self._service)
 
     def open(self, listener: Listener) -> None:
         """Subscribe."""
@@ -87,6 +98,11 @@ class RegistrySource:
         self._subscription: Subscription | None = None
         members = ",".join(map(str, settings.etcd))
         self.where = f"{f'etcd {members}' if store is None else type(store).__name__}, prefix {settings.prefix}"
+
+    @property
+    def trouble(self) -> str:
+        """What the session's resolver complains of."""
+        return self._session.resolver.trouble(self._service) if self._session else ""
 
     def open(self, listener: Listener) -> None:
         """Join the session of this loop, or begin one, and subscribe."""

@@ -33,6 +33,11 @@ class Mirror:
         self._complaint = ""
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"mesh-mirror {prefix}")
 
+    @property
+    def trouble(self) -> str:
+        """What the store said last, if it was no answer; empty while all is well."""
+        return self._complaint
+
     async def close(self) -> None:
         """Stop."""
         self._task.cancel()

@@ -114,6 +114,11 @@ class Resolver:
         _call(listener, views[service])
         return subscription
 
+    def trouble(self, service: str) -> str:
+        """Why a service that was subscribed to is not known or up to date, in a sentence; empty while all is well."""
+        mirror = self._branches[service].mirror if service in self._branches else None
+        return mirror.trouble if mirror else ""
+
     def subscribe_all(self, listener: AllListener) -> Subscription:
         """Tell the Views of all services: first when they are known (at once, if they are), then at each change.
 
