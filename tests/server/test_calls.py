@@ -227,6 +227,7 @@ def test_a_deadline_of_years_is_capped() -> None:
     asyncio.run(story())
 
 
+@pytest.mark.alone
 def test_a_deadline_that_has_passed_starts_no_work() -> None:
     class Blocking(EchoServicer):
         async def Unary(self, request: Any, context: Any) -> Any:
@@ -250,6 +251,7 @@ def test_a_deadline_that_has_passed_starts_no_work() -> None:
     asyncio.run(story())
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", ["Unary", "ServerStream"])
 def test_a_handler_that_is_too_slow_is_cancelled_and_the_caller_told_in_time(name: str) -> None:
     async def story() -> None:

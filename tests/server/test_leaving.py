@@ -102,6 +102,7 @@ def test_on_sigterm_it_drains_in_the_store_then_in_health_finishes_its_calls_and
         assert service.exit_code(timeout=5) == 0
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("stubborn", [False, True])
 def test_a_stuck_handler_costs_drain_and_at_most_a_second_and_the_key_goes_first(
     etcd: Etcd, tmp_path: Path, stubborn: bool
@@ -129,6 +130,7 @@ def test_a_stuck_handler_costs_drain_and_at_most_a_second_and_the_key_goes_first
         assert asyncio.run(story(service, prefix)) < 2.0
 
 
+@pytest.mark.alone
 def test_a_handler_that_holds_the_whole_process_is_ended_by_force(tmp_path: Path) -> None:
     async def story(service: EchoProcess) -> None:
         async with grpc.aio.insecure_channel(service.address) as channel:
@@ -167,6 +169,7 @@ def test_a_stream_that_never_ends_keeps_nobody_waiting(tmp_path: Path) -> None:
         assert service.exit_code(timeout=5) == 0
 
 
+@pytest.mark.alone
 def test_it_leaves_in_time_when_etcd_hangs(tmp_path: Path) -> None:
     with Etcd(tmp_path / "etcd") as own:
         settings = {"MESH_ETCD": own.endpoint, "MESH_DRAIN": "1", "MESH_SETTLE": "0"}
@@ -180,6 +183,7 @@ def test_it_leaves_in_time_when_etcd_hangs(tmp_path: Path) -> None:
             own.resume()
 
 
+@pytest.mark.alone
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     async def story(service: EchoProcess) -> None:
         async with grpc.aio.insecure_channel(service.address) as channel:
@@ -247,6 +251,7 @@ def test_paused_it_wants_no_calls_and_answers_those_that_come() -> None:
     asyncio.run(story())
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", ["Unary", "ServerStream"])
 def test_a_call_that_can_end_in_time_does_whatever_its_contract_would_allow(name: str) -> None:
     """The contract's default of 10 s is longer than the drain of 2; that is no reason to cut it."""

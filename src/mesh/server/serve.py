@@ -23,7 +23,7 @@ _log = logging.getLogger("mesh.server")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Beyond `drain`. A handler that swallows its cancellation, or holds the loop, must not keep a process that is told to
 # end; the lease ends what is left of it in the store.
-_LAST_MOMENT = 0.9
+_LAST_MOMENT = 0.8
 # Two signals closer than this are one: `timeout` and shells send theirs to the process and to its group.
 _SAME_SIGNAL = 0.2
 _ENDED_BY_FORCE = 70  # EX_SOFTWARE of sysexits.h

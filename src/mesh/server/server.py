@@ -44,8 +44,12 @@ _LAST_GRACE = 0.15
 # A stream that its contract lets run so long is a watch: it would be cut in the end anyway. Cut as leaving begins, its
 # caller is elsewhere sooner, and we are gone sooner.
 _WATCH = 60.0
-# How long after `drain` the last of it may end: the key is deleted, connections are closed. One second is promised.
-_LATEST = 0.7
+# How long after `drain` the last of it may end: the key is deleted, connections are closed. One second is promised, and
+# the interpreter needs some of it to end.
+_LATEST = 0.5
+# What a store that was slow to hear the news is given to delete the key; a hung one must not cost all of `drain`.
+_ONE_MORE_TRY = 1.0
+_CLOSING = 0.2
 
 
 class Server:
@@ -198,8 +202,9 @@ class Server:
         now = asyncio.get_running_loop().time
         end = now() + self._settings.drain
         _log.info("leaving", extra={"event.action": "draining", "service.id": self.instance_id})
-        if self._registrar is not None:
-            await _bounded(self._registrar.set_state(State.DRAINING), "say that it leaves", _ANNOUNCING)
+        heard = self._registrar is not None and await _bounded(
+            self._registrar.set_state(State.DRAINING), "say that it leaves", _ANNOUNCING
+        )
         self._health.set(False)
         await self._unless_hurried(min(self._settings.settle, self._settings.drain))
         if self._server is not None:
@@ -207,9 +212,11 @@ class Server:
         if self._hurry.is_set():
             end = now()
         if self._registrar is not None:
-            await _bounded(self._registrar.leave(), "delete its registration", end + _LATEST - now())
+            patience = end + _LATEST - now()
+            patience = patience if heard else min(patience, _ONE_MORE_TRY)
+            await _bounded(self._registrar.leave(), "delete its registration", patience)
         if self._store is not None and self._given_store is None:
-            await _bounded(self._store.close(), "close the store", end + _LATEST - now())
+            await _bounded(self._store.close(), "close the store", _CLOSING)
         self._router.in_hand.close()
         _log.info("left", extra={"event.action": "stopped", "service.id": self.instance_id})
 
@@ -236,11 +243,16 @@ class Server:
             hurried.cancel()
 
 
-async def _bounded(step: Coroutine[Any, Any, object], purpose: str, seconds: float) -> None:
-    """Await a step of leaving for so long. Whatever becomes of it the next step comes; a late one goes on beside it."""
+async def _bounded(step: Coroutine[Any, Any, object], purpose: str, seconds: float) -> bool:
+    """Await a step of leaving for so long, and return whether it ended in time.
+
+    Whatever becomes of it the next step comes; a late one goes on beside it.
+    """
     task = asyncio.create_task(step)
     await asyncio.wait({task}, timeout=max(seconds, 0.05))
     error = task.exception() if task.done() and not task.cancelled() else None
     if error is not None or not task.done():
         reason = error or f"no answer in {seconds:.1f} s"
         _log.warning("could not %s: %s", purpose, reason, extra={"event.action": "leaving-step-failed"})
+        return False
+    return True
