@@ -24,18 +24,24 @@ def start(cursor: Cursor) -> int:
     return cursor.request().create_request.start_revision
 
 
-def test_it_resumes_after_the_last_event() -> None:
+def test_it_asks_from_the_last_event_on_and_leaves_out_what_was_told() -> None:
     cursor = Cursor("k/", 10)
-    assert start(cursor) == 11
+    assert start(cursor) == 10
     cursor.take(answer(20, ("k/a", 12, b"1"), ("k/b", 15, None)))
-    assert start(cursor) == 16
+    assert start(cursor) == 15
+    (changed,) = cursor.take(answer(20, ("k/b", 15, None), ("k/b", 16, b"2")))
+    assert (changed.revision, list(changed.changes)) == (16, ["k/b"])
+
+
+def test_the_very_beginning_is_no_wish_for_now() -> None:
+    assert start(Cursor("k/", 0)) == 1
 
 
 def test_a_sign_of_life_moves_nothing() -> None:
     cursor = Cursor("k/", 10)
     (changed,) = cursor.take(answer(99))
     assert not changed.changes
-    assert start(cursor) == 11
+    assert start(cursor) == 10
 
 
 def test_each_revision_is_told_by_itself() -> None:

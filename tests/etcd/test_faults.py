@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY
 
 from mesh.errors import Compacted, StoreUnavailable
 from mesh.etcd import EtcdStore
+from mesh.etcd.watching import HUNG_AFTER
 from mesh.instance import Endpoint
 from mesh.store import Store
 from support.etcd import Etcd, EtcdCluster
@@ -194,6 +195,18 @@ def test_a_slow_etcd_loses_no_lease_and_breaks_no_watch(etcd: Etcd) -> None:
             lost.cancel()
             await watcher.stop()
             await lease.revoke()
+
+    asyncio.run(story())
+
+
+def test_a_quiet_watch_is_not_taken_for_a_hung_member(etcd: Etcd) -> None:
+    async def story() -> None:
+        async with store_at(etcd.endpoint) as store:
+            watcher = Watcher(store, await store.put("k/quiet", b"0"))
+            before = breaks()
+            await asyncio.sleep(HUNG_AFTER + 3.0)
+            assert breaks() == before
+            await watcher.stop()
 
     asyncio.run(story())
 

@@ -26,7 +26,7 @@ _log = logging.getLogger("mesh.etcd")
 # Seconds of quiet after which a sign of life is asked for, and of silence after which a member counts as hung: that
 # keeps the promise to be with another one within 8 s. Shorter is dearer for etcd: one message per watch each time.
 ASK_AFTER = 2.0
-HUNG_AFTER = 4.5
+HUNG_AFTER = 5.0
 
 WatchStream = Stream[pb.WatchRequest, pb.WatchResponse]
 
@@ -71,13 +71,14 @@ async def _answers(stream: WatchStream, clock: Clock) -> AsyncIterator[pb.WatchR
     try:
         while True:
             reading = reading or asyncio.create_task(stream.read())
-            await asyncio.wait([reading], timeout=ASK_AFTER)
+            silence = clock.monotonic() - heard
+            await asyncio.wait([reading], timeout=max(0.0, min(ASK_AFTER, HUNG_AFTER - silence)))
             if reading.done():
                 answer, reading = reading.result(), None
                 heard = clock.monotonic()
                 created = True  # the first answer is to the creation
                 yield answer
-            elif clock.monotonic() - heard > HUNG_AFTER:
+            elif clock.monotonic() - heard >= HUNG_AFTER:
                 raise stream.silent("the watch gave no sign of life")
             elif created:  # never before: etcd 3.4 and 3.5 mind progress requests on a stream without a watch
                 await stream.send(PROGRESS)
