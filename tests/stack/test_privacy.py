@@ -13,13 +13,13 @@ from pathlib import Path
 
 import grpc
 import pytest
-from support.stack import Stack
 
 import mesh
 from mesh.settings import Settings
 from support.collector import Collector
 from support.entrances import SERVICE, ask
 from support.privacy import forbidden_in
+from support.stack import Stack
 from users.v1.users_pb2 import CreateUserRequest, UpdateUserRequest, User
 from users.v1.users_pb2_grpc import UserServiceStub
 
@@ -61,9 +61,10 @@ async def _tried(call: Awaitable[object]) -> None:
 def pages(stack: Stack) -> str:
     """Every page of metrics in the stack."""
     found = []
-    for address in [stack.admin, *stack.metrics_pages]:
-        path = "/stats/prometheus" if address == stack.admin else "/metrics"
-        with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as page:
+    known = [f"{each.metrics}/metrics" for each in stack.processes if each.metrics]
+    assert len(known) == 4  # three instances and the control plane
+    for address in [f"{stack.admin}/stats/prometheus", *known]:
+        with urllib.request.urlopen(f"http://{address}", timeout=10) as page:
             found.append(page.read().decode())
     return "\n".join(found)
 

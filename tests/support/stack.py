@@ -25,6 +25,7 @@ class Running:
     state: str
     pid: int
     address: str
+    metrics: str
     log: Path
 
 
@@ -134,7 +135,9 @@ class Stack:
     def processes(self) -> list[Running]:
         """Every process."""
         return [
-            Running(each["name"], each["state"], each["pid"] or 0, each["address"] or "", Path(each["log"]))
+            Running(
+                each["name"], each["state"], each["pid"] or 0, each["address"] or "", each["metrics"], Path(each["log"])
+            )
             for each in self.told()["processes"]
         ]
 

@@ -53,7 +53,9 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where everything of one stack is. `files` are the certificates by role, empty without TLS."""
+    """Where everything of one stack is. `files` are the certificates by role, empty without TLS; `metrics` are the pages
+    of the control plane and of the instances.
+    """
 
     options: Options
     folder: DataFolder
@@ -62,6 +64,7 @@ class Layout:
     etcd_peer: Endpoint
     control_plane: Endpoint
     admin: Endpoint
+    metrics: tuple[Endpoint, ...]
     files: Mapping[str, TLSFiles]
     command: tuple[str, ...]
     short_name: str
@@ -70,8 +73,14 @@ class Layout:
     def decide(cls, options: Options, folder: DataFolder, clock: Clock, dice: Dice) -> Layout:
         """Check ports and programs and make certificates. Raises Failure; starts nothing."""
 
-        def place(port: int, option: str) -> Endpoint:
-            return Endpoint(ports.LOOPBACK, ports.claim(port, option, dice))
+        given: set[int] = set()
+
+        def place(port: int, option: str = "") -> Endpoint:
+            chosen = ports.claim(port, option, dice)
+            while not port and chosen in given:
+                chosen = ports.claim(port, option, dice)
+            given.add(chosen)
+            return Endpoint(ports.LOOPBACK, chosen)
 
         programs.envoy()
         if options.etcd is None:
@@ -85,9 +94,10 @@ class Layout:
             folder=folder,
             edge=place(options.port, "--port"),
             etcd=options.etcd or place(options.etcd_port, elsewhere),
-            etcd_peer=place(0, ""),
+            etcd_peer=place(0),
             control_plane=place(options.control_plane_port, "--control-plane-port"),
             admin=place(options.admin_port, "--admin-port"),
+            metrics=tuple(place(0) for _ in range(1 + options.instances)),
             files=files,
             command=command,
             short_name=programs.short_name(options.command),
@@ -97,6 +107,10 @@ class Layout:
     def instance_names(self) -> tuple[str, ...]:
         """Names of the instances' processes, which are also their ids in the mesh."""
         return tuple(f"{self.short_name}-{n}" for n in range(1, self.options.instances + 1))
+
+    def metrics_of(self, name: str) -> Endpoint | None:
+        """Return where a process has its page of metrics; None where it has none of ours."""
+        return dict(zip(("control-plane", *self.instance_names), self.metrics, strict=True)).get(name)
 
     def settings(self, role: str = "client") -> Settings:
         """Return the settings of a party of this stack."""
@@ -109,6 +123,8 @@ class Layout:
         env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
         env |= {"PYTHONUNBUFFERED": "1", MARK: str(self.folder.path.resolve())}
         env.setdefault("GRPC_VERBOSITY", "NONE")  # what it writes by itself is not JSON, and the logs are
+        if role == "control-plane":
+            env["MESH_METRICS"] = str(self.metrics_of(role))
         return env | self.variables(role)
 
     def variables(self, role: str = "client") -> dict[str, str]:
@@ -127,6 +143,7 @@ class Layout:
         return self.environment("instance") | {
             "MESH_LISTEN": f"{ports.LOOPBACK}:0",
             "MESH_INSTANCE_ID": name,
+            "MESH_METRICS": str(self.metrics_of(name)),
             "USERS_DATABASE": database,
         }
 

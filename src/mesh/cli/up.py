@@ -236,6 +236,7 @@ class Stack:
                     "state": str(process.phase),
                     "pid": process.pid,
                     "address": process.address,
+                    "metrics": str(layout.metrics_of(process.name) or ""),
                     "log": str(process.spec.log),
                 }
                 for process in self.processes
