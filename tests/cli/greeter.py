@@ -1,8 +1,8 @@
 """A gRPC program that knows nothing of the mesh: plain grpc, health and reflection, its contract built by hand.
 
-    python greeter.py [--no-reflection] [--no-health] [--exit CODE]
+    python greeter.py [--no-reflection] [--no-health] [--exit CODE] [--port PORT]
 
-It listens on $PORT. SIGUSR1 turns its health NOT_SERVING, SIGUSR2 SERVING again.
+It listens on $PORT unless told otherwise. SIGUSR1 turns its health NOT_SERVING, SIGUSR2 SERVING again.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def main() -> None:
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     if "--no-reflection" not in sys.argv:
         reflection.enable_server_reflection([SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
-    server.add_insecure_port(f"127.0.0.1:{os.environ['PORT']}")
+    port = sys.argv[sys.argv.index("--port") + 1] if "--port" in sys.argv else os.environ["PORT"]
+    server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     signal.signal(signal.SIGUSR1, lambda *_: servicer.set("", HealthCheckResponse.NOT_SERVING))
     signal.signal(signal.SIGUSR2, lambda *_: servicer.set("", HealthCheckResponse.SERVING))

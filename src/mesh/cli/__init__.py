@@ -30,4 +30,6 @@ def main() -> None:
         if missing not in _WANTED:
             raise
         sys.exit(f"mesh: the command needs {missing}: run pip install 'grpc-mesh[cli]'")
+    except KeyboardInterrupt:  # while it was still importing
+        sys.exit(130)
     sys.exit(run_app())

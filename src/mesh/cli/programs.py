@@ -53,7 +53,7 @@ def resolve(command: Sequence[str]) -> tuple[str, ...]:
     if program in ("python", "python3"):
         return (sys.executable, *rest)
     beside = shutil.which(program, path=str(Path(sys.executable).parent)) if os.sep not in program else None
-    found = shutil.which(program) or beside
+    found = beside or shutil.which(program)
     if found is None:
         raise Failure(f"cannot run {program}: there is no such program: check the command after --", code=MISUSED)
     return (found, *rest)
