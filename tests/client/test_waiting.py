@@ -12,8 +12,9 @@ import pytest
 import mesh
 from mesh.instance import Endpoint, Instance, State
 from mesh.memory import MemoryStore
-from mesh.registry.record import encode, instance_key
+from mesh.registry.record import encode, instance_key, policy_key
 from support.fleet import IDEMPOTENT, SERVICE, US, UU, Host, fleet, slow, until
+from users.v1 import users_pb2, users_pb2_grpc
 
 
 def run(story: Any) -> None:
@@ -77,7 +78,7 @@ def test_an_etcd_that_does_not_answer_is_named() -> None:
     async def story() -> None:
         settings = mesh.Settings(etcd=(Endpoint("127.0.0.1", 1),))
         async with mesh.connect(SERVICE, settings=settings) as channel:
-            with pytest.raises(mesh.CallError, match=r"registry did not answer \(etcd 127\.0\.0\.1:1, prefix mesh\)"):
+            with pytest.raises(mesh.CallError, match=r"not known yet: .*\(etcd 127\.0\.0\.1:1, prefix mesh\)"):
                 await channel.unary_unary(UU)(b"x", timeout=0.2)
 
     run(story())
@@ -87,7 +88,7 @@ def test_draining_instances_are_named() -> None:
     async def story() -> None:
         async with fleet(1) as hosts, MemoryStore() as store, channel_over(store) as channel:
             await put(store, hosts[0], 1, State.DRAINING)
-            with pytest.raises(mesh.CallError, match=r"all 1 instances of t\.Test are draining or paused"):
+            with pytest.raises(mesh.CallError, match=r"every instance of t\.Test is draining or paused: 1 in all"):
                 await channel.unary_unary(UU)(b"x", timeout=0.2)
 
     run(story())
@@ -202,6 +203,33 @@ def test_connectivity_is_told() -> None:
     run(story())
 
 
+def test_an_operators_policy_takes_effect_with_the_next_call_and_nonsense_is_ignored() -> None:
+    async def story() -> None:
+        service = "users.v1.UserService"
+        async with MemoryStore() as store, mesh.connect(service, store=store, settings=mesh.Settings()) as channel:
+            stub = users_pb2_grpc.UserServiceStub(channel)
+
+            async def seconds_allowed() -> float:
+                call = stub.GetUser(users_pb2.GetUserRequest(id="7"))
+                left = call.time_remaining()
+                call.cancel()
+                return float(left)
+
+            assert 4 < await seconds_allowed() <= 5
+            await store.put(policy_key("mesh", service), b'{"timeout": "77s"}')
+            await until(lambda: channel._policies.of(f"/{service}/GetUser").timeout == 77)
+            assert 76 < await seconds_allowed() <= 77
+            assert channel._policies.of(f"/{service}/GetUser").idempotent
+            await store.put(policy_key("mesh", service), b"{nonsense")
+            await store.put(policy_key("mesh", "other.Service"), b"{}")
+            await asyncio.sleep(0.05)
+            assert channel._policies.of(f"/{service}/GetUser").timeout == 77
+            await store.delete(policy_key("mesh", service))
+            await until(lambda: channel._policies.of(f"/{service}/GetUser").timeout == 5)
+
+    run(story())
+
+
 def test_channels_of_one_loop_share_one_session() -> None:
     from mesh.client.source import _Session
 
@@ -211,6 +239,7 @@ def test_channels_of_one_loop_share_one_session() -> None:
         async with one:
             async with two:
                 assert len(_Session._open) == 1
+                assert len(next(iter(_Session._open.values())).resolver._policies) == 1
             assert len(_Session._open) == 1
         assert not _Session._open
 

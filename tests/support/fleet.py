@@ -108,7 +108,7 @@ class Host:
 async def fleet(
     size: int, credentials: Callable[[], grpc.ServerCredentials] | None = None
 ) -> AsyncIterator[list[Host]]:
-    """Run so many hosts. `credentials` makes those of each: grpc asks dynamic ones for their first configuration once."""
+    """Run so many hosts. `credentials` makes those of each: dynamic ones are good for one server."""
     hosts = [Host() for _ in range(size)]
     try:
         for host in hosts:

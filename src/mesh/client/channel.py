@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,9 +12,9 @@ from grpc import aio
 
 from mesh.client.call import Call, UnaryUnaryCall
 from mesh.client.method import Method
+from mesh.client.policies import ServicePolicies
 from mesh.client.pool import Pool
 from mesh.client.streams import StreamStreamCall, StreamUnaryCall, UnaryStreamCall
-from mesh.policy import DEFAULT_POLICY, MethodPolicy
 
 _Serialize = Callable[[Any], bytes] | None
 _Deserialize = Callable[[bytes], Any] | None
@@ -25,7 +25,7 @@ _ANOTHER_LOOP = "this channel belongs to another event loop: make one channel pe
 class Channel(aio.Channel):
     """Made by `mesh.connect`. It begins to connect with its first use, in the event loop that is running then."""
 
-    def __init__(self, pool: Pool, policies: Mapping[str, MethodPolicy]) -> None:
+    def __init__(self, pool: Pool, policies: ServicePolicies) -> None:
         self._pool = pool
         self._policies = policies
 
@@ -134,8 +134,9 @@ class Channel(aio.Channel):
     def _method(
         self, kind: str, path: str, serialize: _Serialize, deserialize: _Deserialize, registered: bool | None
     ) -> Method:
-        policy = self._policies.get(path, DEFAULT_POLICY)
-        return Method(kind, path, policy, self._pool, serialize, deserialize, bool(registered))
+        made = Method(kind, path, self._policies.of(path), self._pool, serialize, deserialize, bool(registered))
+        self._policies.follow(made)
+        return made
 
 
 class _MultiCallable:

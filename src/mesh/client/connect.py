@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from mesh.client.channel import Channel
+from mesh.client.policies import ServicePolicies
 from mesh.client.pool import Pool
 from mesh.client.source import FixedSource, RegistrySource, ResolverSource, Source
 from mesh.clock import Clock, Dice
-from mesh.contract.policies import policies_of
 from mesh.instance import Endpoint, check_service_name
-from mesh.policy import DEFAULT_POLICY, MethodPolicy
+from mesh.policy import MethodPolicy
 from mesh.settings import Settings
 from mesh.store import Store
 from mesh.telemetry import tracing
@@ -58,9 +58,6 @@ def connect(
     else:
         source = RegistrySource(service, settings, store, clock, dice)
     tracing.adopt()
-    policies = {**policies_of(service), **(policies or {})}
-    # One breaker stands for the whole endpoint, so it goes by one policy: that of the contract's first method, which is
-    # the service's unless that method says otherwise.
-    breaker = next(iter(policies.values()), DEFAULT_POLICY).breaker
-    pool = Pool(service, source, breaker=breaker, tls=settings.tls, drain=settings.drain, clock=clock, dice=dice)
-    return Channel(pool, policies)
+    rules = ServicePolicies(service, policies)
+    pool = Pool(service, source, policies=rules, tls=settings.tls, drain=settings.drain, clock=clock, dice=dice)
+    return Channel(pool, rules)

@@ -18,7 +18,7 @@ class Method:
     """One method of the service, as seen from one channel."""
 
     __slots__ = (
-        "attempts_ok", "calls_ok", "kind", "monotonic", "name", "path", "policy", "pool", "registered",
+        "__weakref__", "attempts_ok", "calls_ok", "kind", "monotonic", "name", "path", "policy", "pool", "registered",
         "response_deserializer", "seconds", "sends_one", "serialize", "service",
     )  # fmt: skip
 

@@ -12,11 +12,12 @@ from typing import Any
 
 from mesh import credentials
 from mesh.client.connection import Connection
+from mesh.client.policies import ServicePolicies
 from mesh.client.roster import Changes, Picked, Roster, Slot
 from mesh.client.source import Source
 from mesh.clock import Clock, Dice
 from mesh.instance import State, View
-from mesh.policy import BreakerPolicy, BudgetPolicy
+from mesh.policy import BudgetPolicy
 from mesh.resilience.breaker import BreakerState
 from mesh.resilience.budget import Budget
 from mesh.settings import TLSFiles
@@ -40,7 +41,7 @@ class Pool:
         service: str,
         source: Source,
         *,
-        breaker: BreakerPolicy,
+        policies: ServicePolicies,
         tls: TLSFiles | None,
         drain: float,
         clock: Clock,
@@ -50,11 +51,12 @@ class Pool:
         self.clock = clock
         self.dice = dice
         self.budget = Budget(BudgetPolicy(), clock.monotonic())
-        self.roster = Roster(service, breaker, start=dice.randrange(1024), on_breaker=self._breaker_changed)
+        self.roster = Roster(service, policies.breaker, start=dice.randrange(1024), on_breaker=self._breaker_changed)
         self.pick: Callable[..., Picked | None] = self.roster.pick
         self.loop: asyncio.AbstractEventLoop | None = None
         self.closed = False
         self._source = source
+        self._policies = policies
         self._tls = tls
         self._credentials = credentials.channel_credentials(tls) if tls is not None else None
         self._fingerprint = credentials.fingerprint(tls) if tls is not None else ""
@@ -69,7 +71,7 @@ class Pool:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to listen and to connect, in the running loop."""
         self.loop = loop
-        self._source.open(self._view_changed)
+        self._source.open(self._view_changed, self._policies.override)
         if self._tls is not None:
             self.spawn(self._renew())
 
@@ -97,7 +99,7 @@ class Pool:
         if not view.instances:
             return f"no instance of {self.service} is registered ({where})"
         if not view.ready:
-            return f"all {len(view.instances)} instances of {self.service} are draining or paused ({where})"
+            return f"every instance of {self.service} is draining or paused: {len(view.instances)} in all ({where})"
         names = [str(i.endpoint) for i in view.ready]
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         return f"no instance of {self.service} can be reached: {shown} ({where})"

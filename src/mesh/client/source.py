@@ -8,7 +8,7 @@ last of them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from mesh.clock import Clock, Dice
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mesh.registry.resolver import Resolver, Subscription
 
 Listener = Callable[[View], None]
+Overrides = Callable[[bytes | None], None]
 
 
 class Source(Protocol):
@@ -33,8 +34,8 @@ class Source(Protocol):
         """For error messages: what is wrong with that place, if it is known."""
         ...
 
-    def open(self, listener: Listener) -> None:
-        """Tell the present view now and each changed one from now on."""
+    def open(self, listener: Listener, overrides: Overrides) -> None:
+        """Tell the present view now and each changed one from now on; and an operator's policy, or None at its end."""
         ...
 
     async def close(self) -> None:
@@ -52,7 +53,7 @@ class FixedSource:
         self.where = "a fixed list of endpoints"
         self.trouble = ""
 
-    def open(self, listener: Listener) -> None:
+    def open(self, listener: Listener, overrides: Overrides) -> None:
         """Tell the list, once."""
         listener(self._view)
 
@@ -66,7 +67,7 @@ class ResolverSource:
     def __init__(self, service: str, resolver: Resolver, where: str = "the given resolver") -> None:
         self._service = service
         self._resolver = resolver
-        self._subscription: Subscription | None = None
+        self._subscriptions: list[Subscription] = []
         self.where = where
 
     @property
@@ -74,14 +75,18 @@ class ResolverSource:
         """What the resolver complains of."""
         return self._resolver.trouble(self._service)
 
-    def open(self, listener: Listener) -> None:
+    def open(self, listener: Listener, overrides: Overrides) -> None:
         """Subscribe."""
-        self._subscription = self._resolver.subscribe(self._service, listener)
+        tell = _changes_of(self._service, overrides)
+        self._subscriptions = [
+            self._resolver.subscribe(self._service, listener),
+            self._resolver.subscribe_policies(tell),
+        ]
 
     async def close(self) -> None:
         """Unsubscribe."""
-        subscription, self._subscription = self._subscription, None
-        if subscription is not None:
+        subscriptions, self._subscriptions = self._subscriptions, []
+        for subscription in subscriptions:
             subscription.close()
 
 
@@ -104,10 +109,12 @@ class RegistrySource:
         """What the session's resolver complains of."""
         return self._session.resolver.trouble(self._service) if self._session else ""
 
-    def open(self, listener: Listener) -> None:
+    def open(self, listener: Listener, overrides: Overrides) -> None:
         """Join the session of this loop, or begin one, and subscribe."""
-        self._session = _Session.join(self._settings, self._store, self._clock, self._dice)
-        self._subscription = self._session.resolver.subscribe(self._service, listener)
+        self._session = session = _Session.join(self._settings, self._store, self._clock, self._dice)
+        self._subscription = session.resolver.subscribe(self._service, listener)
+        self._tell = _changes_of(self._service, overrides)
+        session.follow_policies(self._tell)
 
     async def close(self) -> None:
         """Unsubscribe; the last to leave ends the session."""
@@ -116,7 +123,23 @@ class RegistrySource:
         if subscription is not None:
             subscription.close()
         if session is not None:
-            await session.leave()
+            await session.leave(self._tell)
+
+
+PolicyListener = Callable[[Mapping[str, bytes]], None]
+
+
+def _changes_of(service: str, overrides: Overrides) -> PolicyListener:
+    """Return what hears of all policies and tells the changes of one service's."""
+    last: bytes | None = None
+
+    def changed(policies: Mapping[str, bytes]) -> None:
+        nonlocal last
+        if policies.get(service) != last:
+            last = policies.get(service)
+            overrides(last)
+
+    return changed
 
 
 _Key = tuple[asyncio.AbstractEventLoop, Settings, int]
@@ -135,6 +158,8 @@ class _Session:
         settings = key[1]
         self._key = key
         self._members = 0
+        self._policies: Mapping[str, bytes] | None = None
+        self._listeners: list[PolicyListener] = []
         self._owned = EtcdStore.from_settings(settings) if store is None else None
         # Kept so that the id in the key stays the id of a living store.
         self._used: Store = store if store is not None else self._owned  # type: ignore[assignment]  # one of both is there
@@ -151,7 +176,21 @@ class _Session:
         session._members += 1
         return session
 
-    async def leave(self) -> None:
+    def follow_policies(self, listener: PolicyListener) -> None:
+        # One watch for all channels of the session.
+        if not self._listeners:
+            self.resolver.subscribe_policies(self._policies_changed)
+        self._listeners.append(listener)
+        if self._policies is not None:
+            listener(self._policies)
+
+    def _policies_changed(self, policies: Mapping[str, bytes]) -> None:
+        self._policies = policies
+        for listener in self._listeners:
+            listener(policies)
+
+    async def leave(self, listener: PolicyListener) -> None:
+        self._listeners.remove(listener)
         self._members -= 1
         if self._members:
             return
