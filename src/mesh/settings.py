@@ -5,7 +5,6 @@ Every variable begins with MESH_ and stands in docs/settings.md. Tracing keeps O
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from mesh.errors import InvalidName, SettingsError
-from mesh.instance import Endpoint, check_instance_id
+from mesh.instance import Endpoint, Network, check_instance_id
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _PREFIX = re.compile(r"[A-Za-z0-9._~-]{1,64}(/[A-Za-z0-9._~-]{1,64}){0,7}")
@@ -46,7 +45,7 @@ class Settings:
     settle: of it, what those who watch are given to move away before the port closes. A mesh client needs 0.1 s,
         Envoy behind the control plane 0.25 s; without it calls on their way meet a server that is gone.
     metrics: address of the Prometheus page, or None for none.
-    networks: CIDR blocks that instances may be in; others are ignored and counted. Empty: any.
+    networks: CIDR blocks, with ports if wanted, that instances may be in; others are ignored and counted. Empty: any.
     """
 
     etcd: tuple[Endpoint, ...] = _LOCAL_ETCD
@@ -170,9 +169,9 @@ class _Reader:
     def networks(self, name: str) -> Iterator[str]:
         for part in self.text(name).replace(",", " ").split():
             try:
-                yield str(ipaddress.ip_network(part))
-            except ValueError as e:
-                raise SettingsError(f"{name}: {part!r} is no network: write e.g. 10.0.0.0/8") from e
+                yield str(Network.parse(part))
+            except InvalidName as e:
+                raise SettingsError(f"{name}: {e}") from e
 
     def tls(self, name: str) -> TLSFiles | None:
         ca, cert, key = (self.text(f"{name}_{part}") for part in ("CA", "CERT", "KEY"))

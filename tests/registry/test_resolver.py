@@ -226,6 +226,22 @@ def test_poisoned_records_are_skipped_counted_once_and_harm_nobody(caplog: pytes
     asyncio.run(story())
 
 
+def test_instances_at_other_ports_of_the_allowed_networks_are_ignored() -> None:
+    async def story() -> None:
+        store = MemoryStore()
+        await put(store, instance(1), instance(2))
+        port = instance(1).endpoint.port
+        assert instance(2).endpoint.port != port
+        resolver = Resolver(store, networks=(f"127.0.0.0/8:{port}",))
+        views: list[View] = []
+        resolver.subscribe(SERVICE, views.append)
+        await until(lambda: views[-1].known)
+        assert views[-1].instances == (instance(1),)
+        await resolver.aclose()
+
+    asyncio.run(story())
+
+
 def test_instances_outside_the_allowed_networks_are_ignored() -> None:
     async def story() -> None:
         store = MemoryStore()

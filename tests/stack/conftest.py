@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from support.stack import Stack
 
 from support.collector import Collector
 from support.etcd import Etcd
 from support.postgres import Postgres
+from support.stack import NETWORKS, Stack
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +22,7 @@ def own_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
 @pytest.fixture(scope="session")
 def _stack(own_etcd: Etcd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("stack")
-    with Stack(folder / "mesh", "--etcd", own_etcd.endpoint, env={"MESH_NETWORKS": "127.0.0.0/8"}) as running:
+    with Stack(folder / "mesh", "--etcd", own_etcd.endpoint, env={"MESH_NETWORKS": NETWORKS}) as running:
         yield running
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import grpc
 import pytest
-from support.stack import Stack
 
 import mesh
 from mesh.etcd import EtcdStore
@@ -19,7 +19,7 @@ from mesh.instance import Endpoint
 from mesh.registry import record
 from mesh.settings import Settings
 from support.entrances import SERVICE
-from support.ports import free_port
+from support.stack import NETWORKS, Stack
 from users.v1.users_pb2 import ListUsersRequest
 from users.v1.users_pb2_grpc import UserServiceStub
 
@@ -31,7 +31,7 @@ CALLS = 60
 
 def settings(stack: Stack) -> Settings:
     """A client's settings with the stack's allow-list."""
-    return Settings.from_env({**stack.environment, "MESH_NETWORKS": "127.0.0.0/8"})
+    return Settings.from_env({**stack.environment, "MESH_NETWORKS": NETWORKS})
 
 
 @asynccontextmanager
@@ -67,12 +67,19 @@ async def like_an_instance(stack: Stack, endpoint: Endpoint) -> bytes:
     return record.encode(dataclasses.replace(example, id="strange", endpoint=endpoint))
 
 
+def deserted_port() -> int:
+    """A port where an instance could be, and nobody is."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @pytest.mark.parametrize(
     "where", ["nobody listens", "outside the networks", "control plane", "etcd", "Envoy's admin page"]
 )
 def test_no_call_fails_for_a_record_that_points(where: str, stack: Stack) -> None:
     addresses = {
-        "nobody listens": f"127.0.0.1:{free_port()}",
+        "nobody listens": f"127.0.0.1:{deserted_port()}",
         "outside the networks": "10.255.255.1:50051",
         "control plane": stack.control_plane,
         "etcd": stack.etcd,

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+# Instances bind port 0, which the kernel chooses from here; what a stack chooses by itself lies below.
+NETWORKS = "127.0.0.0/8:32768-65535"
 START_TIMEOUT = 90.0  # `mesh up` itself gives up after 60
 
 

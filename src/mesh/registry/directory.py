@@ -5,20 +5,17 @@ Nothing here waits. A record is read once for each of its revisions; one that ca
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from collections.abc import Mapping, Sequence
 
 from mesh.errors import RecordError
-from mesh.instance import Endpoint, Instance, View
+from mesh.instance import Instance, Network, View
 from mesh.registry.record import decode
 from mesh.registry.roster import Roster
 from mesh.store import Entry
 from mesh.telemetry.metrics import RECORDS_SKIPPED, REGISTRY_INSTANCES, REGISTRY_STALE
 
 _log = logging.getLogger("mesh.registry")
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Directory:
@@ -29,7 +26,7 @@ class Directory:
 
     def __init__(self, prefix: str, networks: Sequence[str] = (), only: str = "") -> None:
         self._prefix = prefix
-        self._networks = tuple(map(ipaddress.ip_network, networks))
+        self._networks = tuple(map(Network.parse, networks))
         self._read: dict[str, tuple[int, Instance | None]] = {}
         self._rosters: dict[str, Roster] = {only: Roster(only)} if only else {}
         self._only = only
@@ -91,19 +88,10 @@ class Directory:
         except RecordError as e:
             self._skip(entry.key, "record", str(e))
             return None
-        if not self._is_allowed(instance.endpoint):
+        if self._networks and not any(instance.endpoint in network for network in self._networks):
             self._skip(entry.key, "network", f"{instance.endpoint} is outside the networks allowed by MESH_NETWORKS")
             return None
         return instance
-
-    def _is_allowed(self, endpoint: Endpoint) -> bool:
-        if not self._networks:
-            return True
-        try:
-            address = ipaddress.ip_address(endpoint.host.strip("[]"))
-        except ValueError:
-            return False  # what a name means can change after it was checked
-        return any(address in network for network in self._networks)
 
     def _skip(self, key: str, reason: str, why: str) -> None:
         RECORDS_SKIPPED.labels(reason).inc()

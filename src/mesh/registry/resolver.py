@@ -74,7 +74,7 @@ class Resolver:
     """Finds the instances of services. Use it from one event loop; close it with `aclose`.
 
     prefix: where the mesh lives in the store.
-    networks: CIDR blocks that instances may be in; empty: any.
+    networks: CIDR blocks, with ports if wanted, that instances may be in; empty: any.
     """
 
     def __init__(
