@@ -10,7 +10,7 @@ from pathlib import Path
 from usersvc import migrations
 from usersvc.store import OpenFailed, StoreFailed, StoreFull, StoreUnavailable
 
-_OPENING = 10_000  # milliseconds that a starting instance waits for another one that migrates
+OPENING = 10_000  # milliseconds that a starting instance waits for another one that migrates
 
 
 def connect(path: Path, *, synchronous: str = "FULL", busy: int = 0, max_pages: int = 0) -> sqlite3.Connection:
@@ -20,12 +20,16 @@ def connect(path: Path, *, synchronous: str = "FULL", busy: int = 0, max_pages: 
     process) dies, and is several times as fast on slow disks.
     """
     # Connections are used by one thread at a time; which one that is may change.
-    connection = sqlite3.connect(path, timeout=busy / 1000, isolation_level=None, check_same_thread=False)
+    # Opening waits in any case: whoever closes last, or opens first, has the file to itself for a moment.
+    opening = max(busy, OPENING) / 1000
+    connection = sqlite3.connect(path, timeout=opening, isolation_level=None, check_same_thread=False)
     connection.execute(f"PRAGMA synchronous={synchronous}")
     connection.execute("PRAGMA journal_size_limit=67108864")  # bytes; else the WAL keeps the size of its worst day
     connection.execute("PRAGMA trusted_schema=OFF")
     if max_pages:
         connection.execute(f"PRAGMA max_page_count={max_pages}")
+    connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # the first read opens the WAL
+    connection.execute(f"PRAGMA busy_timeout={busy}")
     return connection
 
 
@@ -37,7 +41,7 @@ def prepare(path: Path) -> None:
     if not path.parent.is_dir():
         raise OpenFailed(f"cannot keep users in {path}: there is no directory {path.parent}; make it")
     try:
-        with contextlib.closing(connect(path, busy=_OPENING)) as connection:
+        with contextlib.closing(connect(path, busy=OPENING)) as connection:
             _use_wal(connection)
             _migrate(connection)
     except sqlite3.Error as e:

@@ -11,7 +11,8 @@ import sys
 
 __all__ = ["main"]
 
-QUIET = {"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "NONE"}
+FORKS = "GRPC_ENABLE_FORK_SUPPORT"
+QUIET = {FORKS: "0", "GRPC_VERBOSITY": "NONE"}
 _WANTED = {"click", "rich"}
 
 

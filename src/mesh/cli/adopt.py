@@ -15,7 +15,7 @@ from contextlib import suppress
 
 import grpc.aio
 
-from mesh.cli import health, ports, programs, reflection
+from mesh.cli import FORKS, QUIET, health, ports, programs, reflection
 from mesh.cli.failure import MISUSED, Failure
 from mesh.cli.leash import tie
 from mesh.clock import Clock, Dice
@@ -176,7 +176,8 @@ async def adopt(
 
 
 async def _start(program: Sequence[str], endpoint: Endpoint) -> asyncio.subprocess.Process:
-    env = os.environ | {"PORT": str(endpoint.port), "MESH_LISTEN": str(endpoint)}
+    env = {name: value for name, value in os.environ.items() if (name, value) != (FORKS, QUIET[FORKS])}
+    env |= {"PORT": str(endpoint.port), "MESH_LISTEN": str(endpoint)}
     try:
         return await asyncio.create_subprocess_exec(
             *program,

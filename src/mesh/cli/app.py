@@ -18,39 +18,14 @@ from rich.text import Text
 from mesh.cli.failure import FAILED, INTERRUPTED, MISUSED, Failure
 from mesh.cli.folder import read_stack
 from mesh.cli.layout import ADMIN_PORT, CONTROL_PLANE_PORT, DEFAULT_COMMAND, EDGE_PORT, ETCD_PORT, Options
-from mesh.errors import InvalidName, MeshError, SettingsError
-from mesh.instance import Endpoint, check_service_name
+from mesh.cli.parameters import Address, ServiceName
+from mesh.errors import MeshError, SettingsError
+from mesh.instance import Endpoint
 from mesh.settings import Settings
 from mesh.wallclock import CLOCK, DICE
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "auto_envvar_prefix": None}
 _PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
-
-
-class Address(click.ParamType[Endpoint]):
-    """host:port."""
-
-    name = "host:port"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Endpoint:
-        """Read an address, or refuse it with what to write."""
-        try:
-            return value if isinstance(value, Endpoint) else Endpoint.parse(value)
-        except InvalidName as e:
-            self.fail(str(e), param, ctx)
-
-
-class ServiceName(click.ParamType[str]):
-    """A proto full name."""
-
-    name = "service"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Accept a proto full name."""
-        try:
-            return check_service_name(value)
-        except InvalidName as e:
-            self.fail(str(e), param, ctx)
 
 
 _PORT = click.IntRange(0, 65535)

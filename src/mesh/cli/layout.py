@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mesh.cli import authority, ports, programs
+from mesh.cli import FORKS, QUIET, authority, ports, programs
 from mesh.cli.folder import MARK, DataFolder
 from mesh.clock import Clock, Dice
 from mesh.instance import Endpoint
@@ -53,8 +53,9 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where everything of one stack is. `files` are the certificates by role, empty without TLS; `metrics` are the pages
-    of the control plane and of the instances.
+    """Where everything of one stack is.
+
+    files: certificates by role, empty without TLS. metrics: the pages of the control plane and of the instances.
     """
 
     options: Options
@@ -119,6 +120,8 @@ class Layout:
     def environment(self, role: str) -> dict[str, str]:
         """Return the environment of a process: ours, with what the stack decides put in its place."""
         env = {name: value for name, value in os.environ.items() if name not in self._hidden()}
+        if env.get(FORKS) == QUIET[FORKS]:
+            del env[FORKS]  # for us alone; a service may fork as it likes
         # Programs of this Python's environment (mesh, grpcurl wheels…) are found whether it is activated or not.
         env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
         env |= {"PYTHONUNBUFFERED": "1", MARK: str(self.folder.path.resolve())}
@@ -139,7 +142,8 @@ class Layout:
 
     def instance_environment(self, name: str) -> dict[str, str]:
         """Return the environment of one instance."""
-        database = self.options.database or f"sqlite:///{(self.folder.path / 'users.db').resolve()}"
+        database = self.options.database or os.environ.get("USERS_DATABASE", "")
+        database = database or f"sqlite:///{(self.folder.path / 'users.db').resolve()}"
         return self.environment("instance") | {
             "MESH_LISTEN": f"{ports.LOOPBACK}:0",
             "MESH_INSTANCE_ID": name,
