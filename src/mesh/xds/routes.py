@@ -49,9 +49,6 @@ _RETRIABLE = {"CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "RESOURCE_EXHAUSTED"
 _UNPROCESSED = "connect-failure,refused-stream,reset-before-request"
 _REFLECTION = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
 
-# Said to gRPC callers; the others have front.yaml's words.
-_NOTHING = "Nothing is served at this path."
-
 _Headers = Sequence[route_components_pb2.HeaderMatcher]
 
 
@@ -68,7 +65,7 @@ def routes_for_envoy(services: Iterable[Service], *, reflection: bool) -> Resour
     if reflection:
         host.routes.extend(_reflection(name) for name in _REFLECTION)
     # Before the transcoder, a JSON call has this route and the host's limits. Whoever still has it afterwards gets 404.
-    host.routes.add(match={"prefix": "/"}, direct_response={"status": 404, "body": {"inline_string": _NOTHING}})
+    host.routes.add(match={"prefix": "/"}, direct_response={"status": 404})
     return Resource.of(FRONT, route_pb2.RouteConfiguration(name=FRONT, virtual_hosts=[host]), *needs)
 
 
