@@ -10,10 +10,12 @@ from typing import Any
 import grpc
 import pytest
 from grpc import aio
+from prometheus_client import REGISTRY
 
 import mesh
 from mesh.policy import MethodPolicy
 from support.fleet import IDEMPOTENT, QUICK, SERVICE, UU, fleet, refuse, slow, until
+from users.v1 import users_pb2
 
 
 def channel_to(hosts: Any, **options: Any) -> Any:
@@ -395,6 +397,55 @@ def test_another_loop_is_told_to_make_its_own_channel() -> None:
     asyncio.run(first())
     holder[0]._pool.closed = False
     asyncio.run(second())
+
+
+def test_stubs_made_anew_for_each_call_do_not_pile_up() -> None:
+    async def story() -> None:
+        async with fleet(1) as hosts, channel_to(hosts) as channel:
+            for _ in range(50):
+                await channel.unary_unary(UU, users_pb2.User.SerializeToString, users_pb2.User.FromString)(
+                    users_pb2.User(id="7")
+                )
+            assert len(channel._methods) == len(channel._pool.roster.slots[0].calls) == 1
+            for _ in range(1200):
+                await channel.unary_unary(UU, lambda message: message)(b"x")
+            assert len(channel._methods) <= 1024
+            assert len(channel._pool.roster.slots[0].calls) <= 1024
+
+    run(story())
+
+
+def test_calls_are_counted_once_each_whatever_became_of_them() -> None:
+    def count(name: str, code: str) -> float:
+        labels = {"service": SERVICE, "method": "UU"} | ({"code": code} if code else {})
+        return REGISTRY.get_sample_value(name, labels) or 0.0
+
+    def counts() -> list[float]:
+        return [
+            count("mesh_client_calls_total", "OK"),
+            count("mesh_client_calls_total", "NOT_FOUND"),
+            count("mesh_client_attempts_total", "OK"),
+            count("mesh_client_attempts_total", "UNAVAILABLE"),
+            count("mesh_client_call_seconds_count", ""),
+        ]
+
+    async def story() -> None:
+        before = counts()
+        async with fleet(2) as hosts, channel_to(hosts) as channel:
+            await until(lambda: len(channel._pool.roster.pickable) == 2)
+            unary = channel.unary_unary(UU)
+            for _ in range(10):
+                await unary(b"x")
+            hosts[0].answer = refuse("UNAVAILABLE")
+            tried = [unary(b"x") for _ in range(2)]
+            assert [await call for call in tried] == [b"x"] * 2
+            hosts[0].answer = hosts[1].answer = refuse("NOT_FOUND")
+            await failure(unary(b"x"))
+        told = [now - then for now, then in zip(counts(), before, strict=True)]
+        assert told == [12, 1, 12, 1, 13]
+        assert REGISTRY.get_sample_value("mesh_client_endpoints", {"service": SERVICE, "state": "ready"}) == 0
+
+    run(story())
 
 
 def test_a_channel_may_be_made_where_no_loop_runs() -> None:

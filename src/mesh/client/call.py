@@ -26,6 +26,7 @@ from mesh.client.ended import LOCALLY_CANCELLED, WRITE_FAILED, peek, was_cancell
 from mesh.client.errors import CallError, metadata_fault, tell
 from mesh.client.judging import failure_of, is_repeatable
 from mesh.client.method import Method
+from mesh.client.pool import MAX_TIMEOUT
 from mesh.client.retrying import AttemptFailed, attempt_again
 from mesh.client.roster import Picked, Slot
 from mesh.instance import AttemptRecord
@@ -93,7 +94,8 @@ class Call(aio.Call):
         self._compression = compression
         pool = method.pool
         self._started = now = method.monotonic()
-        allowed = method.policy.timeout if timeout is None else method.timeout(timeout)
+        # Most calls name a sane deadline or none.
+        allowed = timeout if timeout is not None and 0 < timeout < MAX_TIMEOUT else method.timeout(timeout)
         self._deadline = now + allowed
         pool.budget.deposit(now)
         if tracing.enabled():
@@ -207,7 +209,7 @@ class Call(aio.Call):
     # -- attempts
     # -------------------------------------------------------------------------------------------------------
 
-    def _begin(self, slot: Slot, options: dict[str, Any]) -> Any:
+    def _begin(self, slot: Slot, timeout: float, metadata: Any) -> Any:
         """Make the attempt: return grpc's call object on the slot's connection."""
         raise NotImplementedError
 
@@ -220,15 +222,7 @@ class Call(aio.Call):
         if self._span is not None:
             metadata = self._trace_attempt(slot, metadata)
         try:
-            self._inner = inner = self._begin(
-                slot,
-                {
-                    "timeout": self._deadline - now,
-                    "metadata": metadata,
-                    "credentials": self._credentials,
-                    "compression": self._compression,
-                },
-            )
+            self._inner = inner = self._begin(slot, self._deadline - now, metadata)
         except BaseException:
             permit.record(Outcome.NEUTRAL, now)
             raise
@@ -254,7 +248,6 @@ class Call(aio.Call):
         now = self._method.monotonic()
         if code is _OK:
             self._permit.record(Outcome.SUCCESS, now)
-            self._method.attempts_ok.inc()
             if self._span is not None:
                 tracing.end(self._attempt_span, "OK")
             self._end(_OK, now)
@@ -379,10 +372,10 @@ class Call(aio.Call):
         self._code = code
         method = self._method
         if code is _OK:
-            method.calls_ok.inc()
+            method.succeeded(now - self._started)
         else:
             method.calls(code.name).inc()
-        method.seconds.observe(now - self._started)
+            method.seconds.observe(now - self._started)
         if self._span is not None:
             tracing.end(self._span, code.name)
         if self._movement is not None:
@@ -460,8 +453,15 @@ class Call(aio.Call):
 class UnaryUnaryCall(Call, aio.UnaryUnaryCall[Any, Any]):
     """A request, a response."""
 
-    def _begin(self, slot: Slot, options: dict[str, Any]) -> Any:
-        return self._method.on(slot)(self._payload, **options)
+    def _begin(self, slot: Slot, timeout: float, metadata: Any) -> Any:
+        make = slot.calls.get(self._method) or self._method.on(slot)
+        return make(
+            self._payload,
+            timeout=timeout,
+            metadata=metadata,
+            credentials=self._credentials,
+            compression=self._compression,
+        )
 
     async def _next_attempt(self) -> Any:
         picked, now = await self._pick()

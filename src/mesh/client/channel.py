@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,7 +11,7 @@ import grpc
 from grpc import aio
 
 from mesh.client.call import Call, UnaryUnaryCall
-from mesh.client.method import Method
+from mesh.client.method import CACHED, Method
 from mesh.client.policies import ServicePolicies
 from mesh.client.pool import Pool
 from mesh.client.streams import StreamStreamCall, StreamUnaryCall, UnaryStreamCall
@@ -28,6 +28,7 @@ class Channel(aio.Channel):
     def __init__(self, pool: Pool, policies: ServicePolicies) -> None:
         self._pool = pool
         self._policies = policies
+        self._methods: dict[Hashable, Method] = {}
 
     def __repr__(self) -> str:
         return f"<mesh.Channel {self._pool!r}>"
@@ -134,9 +135,17 @@ class Channel(aio.Channel):
     def _method(
         self, kind: str, path: str, serialize: _Serialize, deserialize: _Deserialize, registered: bool | None
     ) -> Method:
-        made = Method(kind, path, self._policies.of(path), self._pool, serialize, deserialize, bool(registered))
-        self._policies.follow(made)
-        return made
+        # A stub made anew for each call finds what the first one made.
+        key = (kind, path, serialize, deserialize)
+        found = self._methods.get(key)
+        if found is None:
+            if len(self._methods) >= CACHED:
+                self._methods.clear()
+            policy = self._policies.of(path)
+            found = Method(kind, path, policy, self._pool, serialize, deserialize, bool(registered))
+            self._methods[key] = found
+            self._policies.follow(found)
+        return found
 
 
 class _MultiCallable:

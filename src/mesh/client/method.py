@@ -10,16 +10,34 @@ from prometheus_client import Counter
 
 from mesh.client.pool import MAX_TIMEOUT, Pool
 from mesh.client.roster import Slot
+from mesh.client.tally import Tally
 from mesh.policy import MethodPolicy
 from mesh.telemetry import metrics
+
+CACHED = 1024
+"""Methods remembered per channel. Stubs and serializers that are made anew for each call must not fill the memory."""
 
 
 class Method:
     """One method of the service, as seen from one channel."""
 
     __slots__ = (
-        "__weakref__", "attempts_ok", "calls_ok", "kind", "monotonic", "name", "path", "policy", "pool", "registered",
-        "response_deserializer", "seconds", "sends_one", "serialize", "service",
+        "__weakref__",
+        "attempts_ok",
+        "calls_ok",
+        "kind",
+        "monotonic",
+        "name",
+        "path",
+        "policy",
+        "pool",
+        "registered",
+        "response_deserializer",
+        "seconds",
+        "sends_one",
+        "serialize",
+        "service",
+        "succeeded",
     )  # fmt: skip
 
     def __init__(
@@ -46,11 +64,16 @@ class Method:
         self.calls_ok = metrics.CLIENT_CALLS.labels(self.service, self.name, "OK")
         self.attempts_ok = metrics.CLIENT_ATTEMPTS.labels(self.service, self.name, "OK")
         self.seconds = metrics.CLIENT_CALL_SECONDS.labels(self.service, self.name)
+        tally = Tally((self.calls_ok, self.attempts_ok), self.seconds)
+        self.succeeded = tally.add
+        pool.tallies.add(tally)
 
     def on(self, slot: Slot) -> Any:
         """Return the multicallable of this method on an endpoint's connection. Requests go in serialized."""
         call = slot.calls.get(self)
         if call is None:
+            if len(slot.calls) >= CACHED:
+                slot.calls.clear()
             make = getattr(slot.connection.channel, self.kind)
             call = slot.calls[self] = make(
                 self.path, None, self.response_deserializer, _registered_method=self.registered

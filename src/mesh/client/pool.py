@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -15,6 +16,7 @@ from mesh.client.connection import Connection
 from mesh.client.policies import ServicePolicies
 from mesh.client.roster import Changes, Picked, Roster, Slot
 from mesh.client.source import Source
+from mesh.client.tally import Tally
 from mesh.clock import Clock, Dice
 from mesh.instance import State, View
 from mesh.policy import BudgetPolicy
@@ -55,6 +57,7 @@ class Pool:
         self.pick: Callable[..., Picked | None] = self.roster.pick
         self.loop: asyncio.AbstractEventLoop | None = None
         self.closed = False
+        self.tallies: weakref.WeakSet[Tally] = weakref.WeakSet()
         self._source = source
         self._policies = policies
         self._tls = tls
@@ -131,6 +134,8 @@ class Pool:
         await asyncio.gather(*ends, *tasks, return_exceptions=True)
         for slot in slots:
             slot.connected = False
+        for tally in self.tallies:
+            tally.flush()
         self._count()
 
     async def _finish(self, grace: float) -> None:

@@ -111,11 +111,17 @@ class _Writing(_Stream):
     _tape: Tape
     _closed_writing = False
 
-    def _begin(self, slot: Slot, options: dict[str, Any]) -> Any:
+    def _begin(self, slot: Slot, timeout: float, metadata: Any) -> Any:
         if "_tape" not in self.__dict__:
             self._tape = Tape(self._request, self._method.serialize, self._commit)
         requests = self._tape.play() if self._tape.is_pulled else None
-        return self._method.on(slot)(requests, **options)
+        return self._method.on(slot)(
+            requests,
+            timeout=timeout,
+            metadata=metadata,
+            credentials=self._credentials,
+            compression=self._compression,
+        )
 
     def _commit(self) -> None:
         self._committed = True
@@ -171,8 +177,14 @@ class _Writing(_Stream):
 class UnaryStreamCall(_Reading, aio.UnaryStreamCall[Any, Any]):
     """A request, a stream of responses."""
 
-    def _begin(self, slot: Slot, options: dict[str, Any]) -> Any:
-        return self._method.on(slot)(self._payload, **options)
+    def _begin(self, slot: Slot, timeout: float, metadata: Any) -> Any:
+        return self._method.on(slot)(
+            self._payload,
+            timeout=timeout,
+            metadata=metadata,
+            credentials=self._credentials,
+            compression=self._compression,
+        )
 
 
 class StreamUnaryCall(_Writing, aio.StreamUnaryCall[Any, Any]):

@@ -1,0 +1,50 @@
+"""Successful calls, counted in plain numbers and handed to Prometheus a few times a second.
+
+Two counters and a histogram cost 2 to 3 µs per call, a fiftieth of it; here it is one addition to a list. What the
+metrics page shows may be some milliseconds old. Failed calls are counted at once, they are rare.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+
+from prometheus_client import Counter, Histogram
+
+# Prometheus reads every 15 s or so; a person who looks at the page after a call sees it.
+_FLUSH_AFTER = 0.05
+
+
+class Tally:
+    """Counts for one method, from one event loop."""
+
+    __slots__ = ("__weakref__", "_bounds", "_calls", "_counters", "_histogram", "_scheduled", "_seconds")
+
+    def __init__(self, counters: tuple[Counter, ...], histogram: Histogram) -> None:
+        self._counters = counters
+        self._histogram = histogram
+        # Not public, and the same since 2018; a test holds the library to it. Publicly nothing adds many at once.
+        self._bounds: list[float] = histogram._upper_bounds
+        self._calls = [0] * len(self._bounds)
+        self._seconds = 0.0
+        self._scheduled = False
+
+    def add(self, seconds: float) -> None:
+        """Count a call that succeeded; its last attempt, and only that one, did too."""
+        self._calls[bisect_left(self._bounds, seconds)] += 1
+        self._seconds += seconds
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_later(_FLUSH_AFTER, self.flush)
+
+    def flush(self) -> None:
+        """Hand over what was counted."""
+        calls, self._calls = self._calls, [0] * len(self._bounds)
+        seconds, self._seconds = self._seconds, 0.0
+        self._scheduled = False
+        for counter in self._counters:
+            counter.inc(sum(calls))
+        for bucket, count in zip(self._histogram._buckets, calls, strict=True):
+            if count:
+                bucket.inc(count)
+        self._histogram._sum.inc(seconds)
