@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -169,10 +170,13 @@ def test_a_keepalive_stream_broken_again_and_again_loses_no_lease(etcd: Etcd) ->
         async with Proxy(etcd.endpoint) as proxy, store_at(proxy.endpoint) as store:
             lease = await store.lease(2)
             lost = asyncio.create_task(lease.lost())
+            open_before, tasks_before = len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks())
             for _ in range(100):
                 proxy.cut()
                 await asyncio.sleep(0.1)
             assert not lost.done()
+            await until(lambda: len(os.listdir("/proc/self/fd")) <= open_before + 4, what="descriptors are let go")
+            await until(lambda: len(asyncio.all_tasks()) <= tasks_before + 8, what="tasks have ended")
             lost.cancel()
             assert proxy.accepted > 20
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from mesh.clock import Clock, Dice
-from mesh.errors import Compacted, StoreError, StoreUnavailable
+from mesh.errors import Compacted, StoreDenied, StoreError, StoreUnavailable
 from mesh.resilience.reconnect import Reconnect
 from mesh.store import Entry, Store
 from mesh.telemetry.metrics import COMPACTIONS
@@ -46,6 +46,7 @@ class Mirror:
     async def _run(self) -> None:
         reconnect = Reconnect()
         while True:
+            pause = reconnect.failed
             try:
                 await self._follow(reconnect)
             except Compacted as e:
@@ -54,11 +55,14 @@ class Mirror:
                 if not reconnect.failures:
                     reconnect.failed(0.0)
                     continue
+            except StoreDenied as e:
+                self._complain(e)
+                pause = reconnect.refused
             except StoreError as e:
                 self._complain(e)
             except Exception:
                 _log.exception("the copy of %s stumbled and begins anew", self._prefix)
-            await self._clock.sleep(reconnect.failed(self._dice.random()))
+            await self._clock.sleep(pause(self._dice.random()))
 
     async def _follow(self, reconnect: Reconnect) -> None:
         listing = await self._store.list(self._prefix)

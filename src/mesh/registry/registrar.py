@@ -140,6 +140,7 @@ class Registrar:
         reconnect = Reconnect()
         contested_since: float | None = None
         while True:
+            pause = reconnect.failed
             try:
                 lease = self._lease if self._lease is not None else await self._grant()
                 await self._ensure(lease)
@@ -165,11 +166,12 @@ class Registrar:
             except StoreDenied as e:
                 self._complain(e)
                 _fail(done, e)
+                pause = reconnect.refused
             except StoreError as e:
                 self._complain(e)
             if self._lost is not None and self._lost.done():
                 self._drop_lease()
-            await self._clock.sleep(reconnect.failed(self._dice.random()))
+            await self._clock.sleep(pause(self._dice.random()))
 
     async def _grant(self) -> Lease:
         lease = await self._store.lease(self._ttl)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 FIRST = 0.05
 LONGEST = 0.8
+# Checking a password costs etcd 0.1 s of CPU; a fleet with a wrong one must not keep it busy.
+_PATIENCE = 10.0
 
 
 class Reconnect:
@@ -28,3 +30,7 @@ class Reconnect:
         pause = min(self._longest, self._first * 2.0 ** min(self.failures, 30))
         self.failures += 1
         return pause * (0.5 + draw / 2)
+
+    def refused(self, draw: float) -> float:
+        """Count a refusal and return the seconds to wait: longer, since only a person can help."""
+        return self.failed(draw) * _PATIENCE
