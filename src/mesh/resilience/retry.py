@@ -10,7 +10,8 @@ Rules, in the order they are asked:
      calls it has not accepted with it: grpc/grpc #41785).
   4. The request must be safe to send again: the method is idempotent by contract, or the request carries a
      request_id, or the server surely did not process it.
-  5. There must be attempts left, at most five in all whatever the policy says.
+  5. There must be attempts left, at most five in all whatever the policy says, and no more than the call that this
+     one is made for has left (`hops`).
   6. "grpc-retry-pushback-ms" in the trailers: negative or unparsable stops; otherwise it is the pause, and the backoff
      begins anew.
   7. The budget must pay.
@@ -81,11 +82,14 @@ def parse_pushback(text: str) -> float | None:
 class Retries:
     """The retries of one call: created at its first failure, asked after each failed attempt."""
 
-    __slots__ = ("_budget", "_free", "_policy", "_repeatable", "_step", "attempts")
+    __slots__ = ("_allowed", "_budget", "_free", "_policy", "_repeatable", "_step", "attempts")
 
-    def __init__(self, policy: MethodPolicy, budget: Budget, *, repeatable: bool) -> None:
-        """`repeatable`: the request may be sent again whatever happened (idempotent, or with a request_id)."""
+    def __init__(self, policy: MethodPolicy, budget: Budget, *, repeatable: bool, allowed: int | None = None) -> None:
+        """`repeatable`: the request may be sent again whatever happened (idempotent, or with a request_id).
+        `allowed`: attempts that count, the first included, where they are fewer than the policy's.
+        """
         self._policy = policy.retry
+        self._allowed = min(policy.retry.max_attempts, MAX_ATTEMPTS) if allowed is None else allowed
         self._repeatable = repeatable
         self._budget = budget
         self._free = 1
@@ -104,7 +108,7 @@ class Retries:
             return Stop.CODE
         if not (self._repeatable or failure.unsent):
             return Stop.NOT_IDEMPOTENT
-        if self.attempts >= min(self._policy.max_attempts, MAX_ATTEMPTS):
+        if self.attempts >= self._allowed:
             return Stop.ATTEMPTS
         pause = self._pause(failure.pushback, draw)
         if isinstance(pause, Stop):
