@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from support.edge import Edge, wait_until
+from support.entrances import ask
+from support.envoy import Envoy
 from support.etcd import Etcd
 from support.load import Load
 
@@ -56,13 +58,26 @@ def test_hung_instance_fails_few_calls_and_comes_back(edge: Edge, tmp_path: Path
     with load(edge, tmp_path) as running:
         time.sleep(0.5)
         os.kill(edge.instances[0].pid, signal.SIGSTOP)
-        wait_until(lambda: edge.healthy() == 2, "Envoy has noticed", 4.0)
+        wait_until(lambda: edge.healthy() == 2, "Envoy has noticed")
         time.sleep(3.0)
         os.kill(edge.instances[0].pid, signal.SIGCONT)
-        wait_until(lambda: edge.healthy() == 3, "Envoy has it back", 4.0)
+        wait_until(lambda: edge.healthy() == 3, "Envoy has it back")
 
     running.check()
     assert running.reports["edge"].percentile(1.0) < 2.5
+
+
+def test_control_plane_serves_what_it_knows_while_etcd_is_away(tmp_path: Path) -> None:
+    with Etcd(tmp_path / "etcd") as own, Edge(tmp_path, own) as edge:
+        own.stop()
+        other = Envoy(tmp_path, edge.control_plane, name="other")
+        with load(edge, tmp_path) as running, other:
+            other.wait_ready()
+            wait_until(lambda: ask(str(other.edge), "GET", "/v1/users").status == 200, "a new Envoy serves")
+            time.sleep(1.0)
+            assert edge.healthy() == 3
+
+    running.check()
 
 
 def test_killed_control_plane_fails_no_call_and_pushes_nothing_on_its_return(edge: Edge, tmp_path: Path) -> None:

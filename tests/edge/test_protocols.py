@@ -52,6 +52,7 @@ def test_grpc_to_an_unknown_method_is_unimplemented(front: Front) -> None:
         channel.unary_unary("/no.such.Service/Method")(b"", timeout=5)
 
     assert unknown.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert unknown.value.details() == "The mesh has no such method."
 
 
 def test_grpc_web_is_answered_in_its_own_frames(front: Front) -> None:

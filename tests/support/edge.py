@@ -93,7 +93,7 @@ class Edge:
             for process in (*self.instances, self.plane):
                 process.start()
             self.envoy.start()
-            self.envoy.wait_ready()
+            self.envoy.wait_ready(60)
             wait_until(lambda: self.healthy() == len(self.instances), "all instances are healthy in Envoy")
             assert ask(self.address, "GET", "/v1/users").status == 200
         except BaseException:
@@ -125,9 +125,16 @@ class Edge:
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name}{{", f"{name} ")))
 
 
-def wait_until(condition: Callable[[], bool], claim: str, seconds: float = 20.0) -> None:
-    """Return once the condition holds; fail after a while."""
+def wait_until(condition: Callable[[], bool], claim: str, seconds: float = 60.0) -> None:
+    """Return once the condition holds; fail after a while. Who cannot be reached yet has not fulfilled it."""
     end = time.monotonic() + seconds
-    while not condition():
+    while not _holds(condition):
         assert time.monotonic() < end, f"not so after {seconds} s: {claim}"
         time.sleep(0.02)
+
+
+def _holds(condition: Callable[[], bool]) -> bool:
+    try:
+        return condition()
+    except OSError:
+        return False

@@ -64,7 +64,7 @@ class Envoy:
         assert self._process is not None
         return self._process.pid
 
-    def wait_ready(self, seconds: float = 20.0) -> None:
+    def wait_ready(self, seconds: float = 60.0) -> None:
         """Return once Envoy has all that it asked the control plane for; fail with its log otherwise."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and self._process is not None and self._process.poll() is None:

@@ -35,7 +35,7 @@ class Retention:
         ready = {i.id: i for i in view.ready}
         lost = {key: i for key, i in self._believed.items() if key not in present}
         suspects = {key: i for key, i in self._suspects.items() if key not in present}
-        if 2 * len(lost) > len(self._believed):
+        if 2 * len(lost) > len(self._believed) or not ready:
             suspects |= lost
         # An address has one owner: who has it now has it.
         addresses = {i.endpoint for i in present.values()}
