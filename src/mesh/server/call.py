@@ -16,7 +16,9 @@ import grpc
 
 from mesh.clock import Clock
 from mesh.errors import Refusal
-from mesh.server.errors import BROKEN, NO_TIME_LEFT, UNREADABLE, trailer_of
+from mesh.resilience.hops import CURRENT, STOP_RETRYING, Hop
+from mesh.resilience.retry import PUSHBACK
+from mesh.server.errors import BROKEN, LEAVING, NEED_UNMET, NO_TIME_LEFT, TOO_SLOW, UNREADABLE, trailer_of
 from mesh.server.inhand import CallsInHand
 from mesh.telemetry import metrics, tracing
 
@@ -34,6 +36,9 @@ _HARDLY = 0.0005
 # Longest deadline granted to a caller; a contract that says more wins. A caller that writes ten years means "I did not
 # think about it", and its call would outlive every restart.
 LONGEST = 3600.0
+
+# A failure that was tried again already, or that no budget paid for, is not worth another attempt upstream.
+_MARK = (PUSHBACK, STOP_RETRYING)
 
 _NAMES: dict[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
 
@@ -98,7 +103,7 @@ def _running(service: str) -> float:
 class ServedCall:
     """A call being answered. Handlers get it as their context: it is grpc's, with the deadline that really holds."""
 
-    __slots__ = ("_aborted", "_context", "_scope", "_span", "_started", "_task", "deadline", "method", "refused")
+    __slots__ = ("_aborted", "_context", "_scope", "_span", "_started", "_task", "deadline", "hop", "method", "refused")
 
     def __init__(self, method: ServedMethod, context: Any) -> None:
         self.method = method
@@ -116,6 +121,9 @@ class ServedCall:
                 self.refused = NO_TIME_LEFT
             left -= ANSWER_RESERVE if left > _LONG else left * _RESERVE_SHARE
             self.deadline = now + (left if left < method.longest else method.longest)
+        # The task is this call's own, so nobody has to put back what was current before.
+        self.hop = hop = Hop(self.deadline, context.invocation_metadata)
+        CURRENT.set(hop)
         method.running += 1
         method.in_hand.add(self)
         if tracing.enabled():
@@ -137,6 +145,8 @@ class ServedCall:
     async def abort(self, code: Any, details: str = "", trailing_metadata: tuple[Any, ...] = ()) -> NoReturn:
         """End the call with an error, as grpc's own does."""
         self._aborted = _NAMES.get(code, "UNKNOWN") if isinstance(code, int) else str(code.name)
+        if self.hop.is_spent:
+            trailing_metadata = (*(trailing_metadata or self._context.trailing_metadata() or ()), _MARK)
         await self._context.abort(code, details, trailing_metadata)
         raise AssertionError("abort always raises")
 
@@ -153,36 +163,54 @@ class ServedCall:
     def finish(self) -> None:
         """Close the account of a call whose handler returned."""
         code = self._context.code()
+        if code and self.hop.is_spent:
+            self._context.set_trailing_metadata((*(self._context.trailing_metadata() or ()), _MARK))
         self._close(_NAMES.get(code, "UNKNOWN") if code else "OK")
 
     async def fail(self, error: BaseException) -> NoReturn:
         """Close the account of a call whose handler raised, and answer the caller; always raises."""
-        if self.refused is not None:
-            refusal = self.refused
-            if self._task is not None and isinstance(error, asyncio.CancelledError):
-                self._task.uncancel()
-        elif isinstance(error, Refusal):
-            refusal = error
-        elif isinstance(error, Unreadable):
-            refusal = UNREADABLE
-        elif isinstance(error, grpc.aio.AbortError | asyncio.CancelledError) or not isinstance(error, Exception):
+        cancelled = isinstance(error, asyncio.CancelledError)
+        refusal = self._refusal_for(error)
+        if refusal is None:
             # The handler has answered by itself; or the caller went away, or the process goes.
-            self._close(self._aborted or "CANCELLED")
+            self._close(self._aborted or "CANCELLED", cancelled=cancelled)
             raise error
-        else:
-            refusal = BROKEN
-            self._log(error)
-        self._close(refusal.code.name)
-        await self._context.abort(refusal.code, refusal.message, trailer_of(refusal))
+        if cancelled and self._task is not None:
+            self._task.uncancel()
+        self._close(refusal.code.name, cancelled=cancelled)
+        # Whoever leaves says nothing about the others: there the call may be repeated.
+        mark = (_MARK,) if self.hop.is_spent and refusal is not LEAVING else ()
+        await self._context.abort(refusal.code, refusal.message, trailer_of(refusal) + mark)
         raise AssertionError("abort always raises")
+
+    def _refusal_for(self, error: BaseException) -> Refusal | None:
+        """Return what to answer where a handler raised, or None where there is nothing to add."""
+        if self.refused is not None:
+            return self.refused
+        if isinstance(error, Refusal):
+            return error
+        if isinstance(error, Unreadable):
+            return UNREADABLE
+        if isinstance(error, grpc.aio.AbortError | asyncio.CancelledError) or not isinstance(error, Exception):
+            return None
+        # A call on its behalf failed and the handler has nothing to say to that. Its time is ours: who of the two
+        # notices first that it is over must make no difference.
+        code = error.code() if isinstance(error, grpc.RpcError) and hasattr(error, "code") else None
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return TOO_SLOW
+        if code is grpc.StatusCode.UNAVAILABLE:
+            return NEED_UNMET
+        self._log(error)
+        return BROKEN
 
     def _log(self, error: Exception) -> None:
         service, name = self.method.service, self.method.name
         about = {"event.action": "handler-failed", "service.name": service}
         _log.error("%s/%s failed unexpectedly", service, name, exc_info=error, extra=about)
 
-    def _close(self, code: str) -> None:
+    def _close(self, code: str, *, cancelled: bool = False) -> None:
         method = self.method
+        self.hop.close(cancelled=cancelled)
         method.in_hand.discard(self)
         method.running -= 1
         method.seconds.observe(method.clock.monotonic() - self._started)

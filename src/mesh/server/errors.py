@@ -32,6 +32,9 @@ NO_TIME_LEFT = Refusal(
 TOO_SLOW = Refusal(
     grpc.StatusCode.DEADLINE_EXCEEDED, "The deadline passed before the answer was ready.", "TOO_SLOW", DOMAIN
 )
+NEED_UNMET = Refusal(
+    grpc.StatusCode.UNAVAILABLE, "A service that this one needs is not available.", "NEED_UNMET", DOMAIN
+)
 LEAVING = Refusal(grpc.StatusCode.UNAVAILABLE, "This server is leaving: call again.", "LEAVING", DOMAIN)
 NOT_IMPLEMENTED = Refusal(
     grpc.StatusCode.UNIMPLEMENTED, "This server does not implement the method.", "NOT_IMPLEMENTED", DOMAIN
@@ -54,7 +57,7 @@ def status_of(refusal: Refusal) -> status_pb2.Status:
     return status
 
 
-def trailer_of(refusal: Refusal) -> tuple[tuple[str, bytes], ...]:
+def trailer_of(refusal: Refusal) -> tuple[tuple[str, str | bytes], ...]:
     """Return the trailing metadata that carries the refusal."""
     return ((DETAILS_KEY, status_of(refusal).SerializeToString()),)
 
