@@ -25,7 +25,10 @@ def test_a_taken_port_is_told_with_the_option_that_changes_it() -> None:
 
 
 def test_a_privileged_port_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ports, "_bind", lambda port: errno.EACCES)
+    def refuse(self: socket.socket, address: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
     with pytest.raises(Failure, match=r"127\.0\.0\.1:80 may not be used by you: choose a port above 1023 with --port"):
         ports.claim(80, "--port", DICE)
 
@@ -35,11 +38,22 @@ def test_a_port_is_free_again_at_once_after_its_server_ended() -> None:
         port = server.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)):
             server.accept()[0].close()
-    assert ports.claim(port, "--port", DICE) == port
+    with ports.claim(port, "--port", DICE) as reserved:
+        assert ports.port_of(reserved) == port
 
 
 def test_chosen_ports_are_below_those_of_outgoing_connections() -> None:
-    assert all(20_000 <= ports.claim(0, "", DICE) < 32_000 for _ in range(20))
+    assert all(20_000 <= ports.free(DICE) < 32_000 for _ in range(20))
+
+
+def test_a_reserved_port_is_nobody_elses_but_its_servers() -> None:
+    with ports.claim(0, "", DICE) as reserved:
+        port = ports.port_of(reserved)
+        with socket.socket() as stranger, pytest.raises(OSError, match="Address already in use"):
+            stranger.bind(("127.0.0.1", port))
+        for _ in range(2):  # and once more, as after a restart
+            with socket.create_server(("127.0.0.1", port)), socket.create_connection(("127.0.0.1", port)):
+                pass
 
 
 def test_what_a_group_listens_on_is_seen_children_included() -> None:

@@ -144,7 +144,7 @@ async def adopt(
     """Run a program on the mesh until it ends or we are told to; return its exit code. Raises Failure."""
     endpoint = address or Endpoint(settings.listen.rpartition(":")[0], ports.free(dice))
     if address is not None:
-        ports.claim(address.port, "another --address", dice)
+        ports.claim(address.port, "another --address", dice).close()
     child = await _start(programs.resolve(program), endpoint)
     adopted = Adopted(settings, endpoint, clock, say)
 

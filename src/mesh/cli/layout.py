@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ class Layout:
     """Where everything of one stack is.
 
     files: certificates by role, empty without TLS. metrics: the pages of the control plane and of the instances.
+    reserved: keeps the ports ours, also while a process is down; to be released at the end.
     """
 
     options: Options
@@ -69,19 +71,17 @@ class Layout:
     files: Mapping[str, TLSFiles]
     command: tuple[str, ...]
     short_name: str
+    reserved: tuple[socket.socket, ...]
 
     @classmethod
     def decide(cls, options: Options, folder: DataFolder, clock: Clock, dice: Dice) -> Layout:
         """Check ports and programs and make certificates. Raises Failure; starts nothing."""
 
-        given: set[int] = set()
+        reserved: list[socket.socket] = []
 
         def place(port: int, option: str = "") -> Endpoint:
-            chosen = ports.claim(port, option, dice)
-            while not port and chosen in given:
-                chosen = ports.claim(port, option, dice)
-            given.add(chosen)
-            return Endpoint(ports.LOOPBACK, chosen)
+            reserved.append(ports.claim(port, option, dice))
+            return Endpoint(ports.LOOPBACK, ports.port_of(reserved[-1]))
 
         programs.envoy()
         if options.etcd is None:
@@ -102,7 +102,13 @@ class Layout:
             files=files,
             command=command,
             short_name=programs.short_name(options.command),
+            reserved=tuple(reserved),
         )
+
+    def release(self) -> None:
+        """Let others have the ports."""
+        for each in self.reserved:
+            each.close()
 
     @property
     def instance_names(self) -> tuple[str, ...]:

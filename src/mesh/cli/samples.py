@@ -40,7 +40,7 @@ def samples(service: str, contract: bytes | None, edge: str, tls: TLSFiles | Non
     if found is None:
         return (Sample("grpcurl", f"grpcurl {_grpcurl_tls(tls)} {edge} list"),)
     method = _harmless(found)
-    told = [Sample("grpcurl", _folded([f"grpcurl {_grpcurl_tls(tls)}", f"{edge} {service}/{method.name}"]))]
+    told = [Sample("grpcurl", _folded(["grpcurl", _grpcurl_tls(tls), f"{edge} {service}/{method.name}"]))]
     rule = next(_http_rules(found), None)
     if rule is not None:
         told.insert(0, Sample("curl", _curl(*rule, edge=edge, tls=tls)))
@@ -94,7 +94,8 @@ def _body(method: MethodDescriptor, rule: http_pb2.HttpRule) -> Descriptor | Non
 def _curl(verb: str, path: str, body: Descriptor | None, *, edge: str, tls: TLSFiles | None) -> str:
     words = ["curl -s"]
     if tls is not None:
-        words[0] += f" --cacert {_path(tls.ca)} --cert {_path(tls.cert)} --key {_path(tls.key)}"
+        words[0] += f" --cacert {_path(tls.ca)}"
+        words.append(f"--cert {_path(tls.cert)} --key {_path(tls.key)}")
     words.append(f"{'http' if tls is None else 'https'}://{edge}{path}")
     if body is not None:
         words.append("-H content-type:application/json")

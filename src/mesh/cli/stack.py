@@ -121,8 +121,9 @@ class Stack:
         await self._gather()
 
     def close(self) -> None:
-        """Let go of the guard; whatever still runs is killed by it."""
+        """Let go of the guard, by which whatever still runs is killed, and of the ports."""
         self._guard.close()
+        self._layout.release()
 
     def _process(
         self,
