@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 import mesh
-from mesh.client.blocking_call import BlockingCallError
+from mesh.client.blocking_error import BlockingCallError
 from support.fleet import IDEMPOTENT, SERVICE, SS, SU, US, UU, Host, refuse, slow
 
 

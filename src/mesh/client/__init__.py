@@ -4,6 +4,6 @@ Order of layers, outermost first: deadline, metrics and span of the call; retry;
 of the attempt; wire. Retry stands above the pick and the breaker below it: otherwise a retry would meet the same
 sick server.
 
-Read `connect` first (the door), then `roster` (who may be called), `pool` (connections), `call` and `streams` (one
-call). `blocking` is the same for threads.
+Read `connect` first (the door), then `roster` (who may be called), `pool` (connections), `attempts` (the course of one
+call), `call` and `streams` (its face). `blocking` is the same for threads.
 """

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from mesh.client import channel as asynchronous
-from mesh.client.blocking_call import BlockingCall, BlockingCallError
+from mesh.client.blocking_call import BlockingCall
+from mesh.client.blocking_error import BlockingCallError
 from mesh.client.connect import connect as connect_async
 from mesh.client.errors import attempts
 from mesh.client.thread import LoopThread

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from mesh.client.blocking_call import BlockingCallError
+from mesh.client.blocking_error import BlockingCallError
 from mesh.client.errors import CallError
 from mesh.client.judging import Policies, failure_of, is_repeatable
 from mesh.client.retrying import AttemptFailed, attempt_again_blocking

@@ -1,125 +1,25 @@
-"""One call: its deadline, its attempts, its end. What the four kinds have in common, and the unary-unary kind.
-
-The first attempt starts while the call object is made, if an endpoint is connected; a call that succeeds at once
-costs no task of its own. When an attempt ends, `_attempt_done` (a plain function, called by grpc) decides: the end
-of the call, or a driver task that pauses and makes the next attempt. The driver is also what waits where nothing is
-connected yet.
-
-A call is in one of three states:
-  in flight   `_inner` is the present attempt, `_driver` is None
-  driven      `_driver` is at work: it pauses, waits for an endpoint, or (unary) awaits its own attempt
-  ended       `_code` is set, and `_error` too unless it is OK
+"""One call as its caller sees it: what grpc.aio's call objects offer, and the unary-unary kind. How it gets its answer
+is `mesh.client.attempts`; the kinds with streams are `mesh.client.streams`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import grpc
 from grpc import aio
-from opentelemetry.trace import Span
 
-from mesh.client.connection import Connection
-from mesh.client.ended import LOCALLY_CANCELLED, WRITE_FAILED, peek, was_cancelled_here
-from mesh.client.errors import CallError, metadata_fault, tell
-from mesh.client.judging import failure_of, is_repeatable
-from mesh.client.method import Method
-from mesh.client.pool import MAX_TIMEOUT
-from mesh.client.retrying import AttemptFailed, attempt_again
-from mesh.client.roster import Picked, Slot
-from mesh.instance import AttemptRecord
-from mesh.resilience.breaker import Permit
-from mesh.resilience.outcome import Outcome, outcome_of
-from mesh.resilience.retry import PREVIOUS_ATTEMPTS, Failure, Retries, Stop
-from mesh.telemetry import metrics, tracing
+from mesh.client.attempts import Attempts, Ended
+from mesh.client.ended import LOCALLY_CANCELLED
+from mesh.client.roster import Slot
 
-_OK = grpc.StatusCode.OK
 _CANCELLED = grpc.StatusCode.CANCELLED
-# A deadline that short says more about the caller than about the endpoint that missed it.
-_PATIENCE = 0.5
-# A write that failed is the news of an end whose status grpc.aio is about to read and does not call back with. Looking
-# again after 1, 2, … ms makes 200 ms in all; it mostly takes one look.
-_LOOKS = 20
 
 
-class Ended(Exception):
-    """The driver found that the call has ended; `_code` and `_error` say how."""
-
-
-class Call(aio.Call):
+class Call(Attempts, aio.Call):
     """What all calls have in common. Behaves as grpc.aio's own."""
-
-    # Defaults live on the class: a call that succeeds at once sets only what it needs.
-    _inner: Any = None
-    _running: Any = None
-    """The present attempt until its result was taken."""
-    _looks = 0
-    _driver: asyncio.Task[Any] | None = None
-    _code: grpc.StatusCode | None = None
-    _error: CallError | None = None
-    _failure: AttemptFailed | None = None
-    _retries: Retries | None = None
-    _callbacks: list[Callable[[Any], None]] | None = None
-    _movement: asyncio.Future[None] | None = None
-    _cancelling = False
-    _committed = False
-    _tried: tuple[Slot, ...] = ()
-    _span: Span | None = None
-    _attempt_span: Span
-    _slot: Slot
-    _connection: Connection
-    _permit: Permit
-    _attempt_started = 0.0
-    _payload = b""
-    attempts: tuple[AttemptRecord, ...] = ()
-    """The failed attempts, in order."""
-
-    def __init__(
-        self,
-        method: Method,
-        request: Any,
-        timeout: float | None,
-        metadata: Any,
-        credentials: grpc.CallCredentials | None,
-        wait_for_ready: bool | None,
-        compression: grpc.Compression | None,
-    ) -> None:
-        self._method = method
-        self._request = request
-        self._metadata = metadata
-        self._credentials = credentials
-        self._wait_for_ready = wait_for_ready
-        self._compression = compression
-        pool = method.pool
-        self._started = now = method.monotonic()
-        # Most calls name a sane deadline or none.
-        allowed = timeout if timeout is not None and 0 < timeout < MAX_TIMEOUT else method.timeout(timeout)
-        self._deadline = now + allowed
-        pool.budget.deposit(now)
-        if tracing.enabled():
-            self._span = tracing.start_call(method.service, method.name)
-        if allowed <= 0:
-            self._end_locally(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline was over before the call began")
-            return
-        if metadata is not None and (fault := metadata_fault(metadata)) is not None:
-            self._end_locally(grpc.StatusCode.INVALID_ARGUMENT, fault)
-            return
-        if method.sends_one:
-            try:
-                self._payload = method.serialize(request)
-            except Exception as e:
-                self._end_locally(grpc.StatusCode.INTERNAL, f"the request cannot be serialized: {e}")
-                return
-        picked = pool.pick(now)
-        if picked is None:
-            self._drive()
-        else:
-            self._launch(picked, now)
-
-    # -- what grpc.aio's calls offer
-    # ------------------------------------------------------------------------------------
 
     def done(self) -> bool:
         """Whether the call has ended."""
@@ -206,248 +106,12 @@ class Call(aio.Call):
         state = self._code.name if self._code is not None else "driven" if self._driver is not None else "in flight"
         return f"<{type(self).__name__} {self._method.path}: {state}, {len(self.attempts)} failed attempts>"
 
-    # -- attempts
-    # -------------------------------------------------------------------------------------------------------
-
-    def _begin(self, slot: Slot, timeout: float, metadata: Any) -> Any:
-        """Make the attempt: return grpc's call object on the slot's connection."""
-        raise NotImplementedError
-
-    def _launch(self, picked: Picked, now: float) -> Any:
-        self._slot, self._permit = slot, permit = picked
-        self._attempt_started = now
-        metadata = self._metadata
-        if self._retries is not None and self._retries.attempts > 1:
-            metadata = [*(metadata or ()), (PREVIOUS_ATTEMPTS, str(self._retries.attempts - 1))]
-        if self._span is not None:
-            metadata = self._trace_attempt(slot, metadata)
-        try:
-            self._inner = inner = self._begin(slot, self._deadline - now, metadata)
-        except BaseException:
-            permit.record(Outcome.NEUTRAL, now)
-            raise
-        self._running = inner
-        self._connection = connection = slot.connection
-        connection.in_flight += 1
-        inner.add_done_callback(self._attempt_done)
-        if self._movement is not None:
-            self._moved()
-        return inner
-
-    def _attempt_done(self, inner: Any) -> None:
-        """Take an attempt's result: record it, and end the call or have it driven on."""
-        if inner is not self._running:
-            return
-        code = peek(inner.code())
-        if code is grpc.StatusCode.INTERNAL and peek(inner.details()) == WRITE_FAILED and self._looks < _LOOKS:
-            self._looks += 1
-            asyncio.get_running_loop().call_later(0.001 * self._looks, self._attempt_done, inner)
-            return
-        self._running = None
-        self._connection.call_ended()
-        now = self._method.monotonic()
-        if code is _OK:
-            self._permit.record(Outcome.SUCCESS, now)
-            if self._span is not None:
-                tracing.end(self._attempt_span, "OK")
-            self._end(_OK, now)
-            return
-        self._attempt_failed(inner, code, now)
-
-    def _attempt_failed(self, inner: Any, code: grpc.StatusCode, now: float) -> None:
-        details, trailing = peek(inner.details()) or "", peek(inner.trailing_metadata()) or aio.Metadata()
-        initial, debug = peek(inner.initial_metadata()) or aio.Metadata(), peek(inner.debug_error_string()) or ""
-        ours = was_cancelled_here(code.name, details)
-        if ours and self._was_cut():
-            ours, code, details = False, grpc.StatusCode.UNAVAILABLE, "the instance has left"
-        self._account(code.name, details, now)
-        if self._code is not None:
-            return
-        if code is grpc.StatusCode.UNAVAILABLE:
-            self._connection.check()
-        decision: float | Stop = Stop.CODE
-        if not ours:
-            committed = self._committed or len(initial) > 0
-            decision = self._decide(failure_of(code.name, details, debug, trailing, committed=committed), now)
-        if isinstance(decision, Stop):
-            self._error = CallError(code, initial, trailing, tell(code, details, self.attempts, trailing), debug)
-            self._error.attempts = self.attempts
-            self._end(code, now)
-            return
-        self._failure = AttemptFailed(decision)
-        if self._movement is not None:
-            self._moved()
-        if self._driver is None:
-            self._drive()
-
-    def _was_cut(self) -> bool:
-        """Whether it was the pool that cancelled the attempt, while it lives on: its instance is gone."""
-        return self._connection.is_cut and not self._cancelling and not self._method.pool.closed
-
-    def _account(self, code: str, details: str, now: float) -> None:
-        outcome = outcome_of(code)
-        if code == "DEADLINE_EXCEEDED" and (self._committed or now - self._attempt_started < _PATIENCE):
-            outcome = Outcome.NEUTRAL
-        self._permit.record(outcome, now, self._method.pool.dice.random())
-        self._method.attempts(code).inc()
-        took = (now - self._attempt_started) * 1000
-        self.attempts += (AttemptRecord(self._slot.name, code, took, details),)
-        if self._span is not None:
-            tracing.end(self._attempt_span, code)
-
-    def _decide(self, failure: Failure, now: float) -> float | Stop:
-        method = self._method
-        if self._retries is None:
-            self._retries = Retries(
-                method.policy, method.pool.budget, repeatable=is_repeatable(method.policy, self._request)
-            )
-        self._tried += (self._slot,)
-        decision = self._retries.after(failure, now, method.pool.dice.random(), self._deadline - now)
-        if isinstance(decision, Stop) and decision is not Stop.CODE:
-            metrics.CLIENT_RETRIES_REFUSED.labels(method.service, decision.value).inc()
-        return decision
-
-    def _trace_attempt(self, slot: Slot, metadata: Any) -> Any:
-        assert self._span is not None
-        method, number = self._method, len(self.attempts) + 1
-        self._attempt_span = tracing.start_attempt(self._span, method.service, method.name, slot.name, number)
-        return tracing.inject(self._attempt_span, metadata or ())
-
-    # -- the driver
-    # -----------------------------------------------------------------------------------------------------
-
-    def _next_attempt(self) -> Coroutine[Any, Any, Any]:
-        """Make one further attempt, raising AttemptFailed if it failed and Ended if the call did."""
-        raise NotImplementedError
-
-    def _drive(self) -> None:
-        pool = self._method.pool
-        self._driver = pool.spawn(self._run_driver())
-        self._driver.add_done_callback(self._driver_done)
-
-    async def _run_driver(self) -> Any:
-        failure, self._failure = self._failure, None
-        try:
-            return await attempt_again(self._next_attempt, failure, self._method.pool.clock.sleep)
-        except (Ended, AttemptFailed):
-            return aio.EOF
-        except Exception as e:
-            self._refused(e)
-            return aio.EOF
-
-    def _driver_done(self, driver: asyncio.Task[Any]) -> None:
-        # Cancelled, perhaps before its first step: by whoever awaited it, or by the closing pool.
-        if driver.cancelled():
-            self._cancelling = True
-            if self._inner is not None and not self._inner.done():
-                self._inner.cancel()
-            if self._code is None:
-                self._end_locally(_CANCELLED, LOCALLY_CANCELLED)
-
-    async def _pick(self) -> tuple[Picked, float]:
-        """Choose an endpoint, waiting for one if need be and allowed; raise Ended if there will be none."""
-        pool, tried = self._method.pool, self._tried
-        while True:
-            now = self._method.monotonic()
-            left = self._deadline - now
-            if left <= 0:
-                self._end_locally(grpc.StatusCode.DEADLINE_EXCEEDED, self._why_too_late())
-                raise Ended
-            picked = pool.pick(now, tried)
-            if picked is not None:
-                return picked, now
-            if self._wait_for_ready is False and pool.is_hopeless:
-                self._end_locally(grpc.StatusCode.UNAVAILABLE, pool.complaint)
-                raise Ended
-            await pool.changed(left)
-
-    def _why_too_late(self) -> str:
-        pool = self._method.pool
-        return pool.complaint if not pool.roster.pickable else "the deadline was over before another attempt"
-
-    # -- the end
-    # --------------------------------------------------------------------------------------------------------
-
-    def _end(self, code: grpc.StatusCode, now: float) -> None:
-        self._code = code
-        method = self._method
-        if code is _OK:
-            method.succeeded(now - self._started)
-        else:
-            method.calls(code.name).inc()
-            method.seconds.observe(now - self._started)
-        if self._span is not None:
-            tracing.end(self._span, code.name)
-        if self._movement is not None:
-            self._moved()
-        callbacks = self._callbacks
-        if callbacks is not None:
-            self._callbacks = None
-            for callback in callbacks:
-                callback(self)
-
-    def _end_locally(self, code: grpc.StatusCode, details: str) -> None:
-        """End the call without a server's word."""
-        text = tell(code, details, self.attempts, ())
-        self._error = CallError(code, aio.Metadata(), aio.Metadata(), text, details)
-        self._error.attempts = self.attempts
-        self._end(code, self._method.monotonic())
-
-    def _check_cancelled(self) -> None:
-        """Raise again what awaiting an attempt raised, unless it was only the attempt that was cancelled, by the
-        pool.
-        """
-        task = asyncio.current_task()
-        if self._code is _CANCELLED or (task is not None and task.cancelling()):
-            self._cancelling = True
-            raise  # called from except clauses only
-
-    def _refused(self, error: Exception) -> None:
-        """End the call where grpc.aio raised what is no RpcError (ExecuteBatchError and the like): no status will
-        come.
-        """
-        if self._code is None:
-            self._end_locally(grpc.StatusCode.INTERNAL, f"gRPC refused the call: {type(error).__name__}: {error}")
-        if self._inner is not None:
-            self._inner.cancel()
-
-    def _failed(self) -> BaseException:
-        """Return what an awaiting caller is to be raised: as in grpc.aio, its own cancellation is no error of the
-        call.
-        """
-        if self._code is _CANCELLED and self._cancelling:
-            return asyncio.CancelledError()
-        assert self._error is not None
-        return self._error
-
     async def _ended(self) -> None:
         if self._code is not None:
             return
         end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.add_done_callback(lambda _: None if end.done() else end.set_result(None))
         await end
-
-    async def _attempt_begun(self, after: Any = None) -> None:
-        """Wait for an attempt other than `after`, or for the end."""
-        while self._inner is after and self._code is None:
-            await self._move()
-
-    async def _attempt_over(self, inner: Any) -> None:
-        """Wait until the result of this attempt was taken."""
-        while self._running is inner:
-            await self._move()
-
-    async def _move(self) -> None:
-        """Wait until an attempt began or was over, or the call ended."""
-        if self._movement is None:
-            self._movement = asyncio.get_running_loop().create_future()
-        # Shielded: several may wait for the same movement.
-        await asyncio.shield(self._movement)
-
-    def _moved(self) -> None:
-        movement, self._movement = self._movement, None
-        if movement is not None and not movement.done():
-            movement.set_result(None)
 
 
 class UnaryUnaryCall(Call, aio.UnaryUnaryCall[Any, Any]):

@@ -13,7 +13,8 @@ from typing import Any
 
 from grpc import aio
 
-from mesh.client.call import Call, Ended
+from mesh.client.attempts import Ended
+from mesh.client.call import Call
 from mesh.client.roster import Slot
 from mesh.client.tape import Tape
 
