@@ -28,6 +28,8 @@ _NIL = "00000000-0000-0000-0000-000000000000"
 
 # Cc control and NUL, Cf format and bidirectional, Cs surrogates, Co private use, Zl and Zp separators of lines.
 _FORBIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+# A joiner between two letters is spelling, in Persian and in Indian scripts, and part of emoji; elsewhere it hides.
+_JOINER = re.compile("(?<=[^\\s\u200c\u200d])[\u200c\u200d](?=[^\\s\u200c\u200d])")
 # RFC 5322's atext; letters and digits of any script beside it (RFC 6531).
 _ATEXT = r"[\w!#$%&'*+/=?^`{|}~-]+"
 _LOCAL = re.compile(rf"{_ATEXT}(\.{_ATEXT})*")
@@ -48,7 +50,7 @@ def name_faults(name: str, field: str = "user.name") -> Iterator[Wrong]:
         yield field, "write a name"
     elif len(name) > MAX_NAME:
         yield field, f"write at most {MAX_NAME} characters"
-    elif not _is_plain_text(name):
+    elif not _is_plain_text(_JOINER.sub("", name)):
         yield field, "leave out control, format and bidirectional characters"
     elif _has_stacked_marks(name):
         yield field, f"write at most {MAX_MARKS} combining marks in a row"

