@@ -26,7 +26,7 @@ class Party:
     def __init__(self, endpoint: str, count: int = 3, ttl: float = 2.0) -> None:
         self.prefix = f"mesh-{uuid.uuid4().hex[:8]}"
         self.endpoint = endpoint
-        self.instances = [Instance(SERVICE, f"i{n}", Endpoint("127.0.0.1", 5000 + n)) for n in range(count)]
+        self.instances = [Instance(SERVICE, f"i{n:02}", Endpoint("127.0.0.1", 5000 + n)) for n in range(count)]
         self.stores = [self.store() for _ in self.instances]
         self.registrars = [
             Registrar(store, [one], prefix=self.prefix, ttl=ttl, contract=b"descriptors")
