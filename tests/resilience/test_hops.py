@@ -70,6 +70,11 @@ def test_a_priority_goes_on_with_the_call_if_it_is_one(said: str, told: str) -> 
     assert handed_on(hop_of((PRIORITY, said)), allowed=3, spent=0) == ([(PRIORITY, told)] if told else [])
 
 
+def test_of_several_priorities_the_last_counts() -> None:
+    assert hop_of((PRIORITY, "critical"), (PRIORITY, "default")).told() == (None, "")
+    assert hop_of((PRIORITY, "critical"), (PRIORITY, "sheddable")).told() == (None, "sheddable")
+
+
 def test_metadata_is_read_once_and_only_when_asked() -> None:
     reads: list[int] = []
 

@@ -31,6 +31,7 @@ from mesh.client.retrying import AttemptFailed, attempt_again
 from mesh.client.roster import Picked, Slot
 from mesh.instance import AttemptRecord
 from mesh.resilience.breaker import Permit
+from mesh.resilience.hops import CURRENT, Hop, attempts_allowed, handed_on
 from mesh.resilience.outcome import Outcome, outcome_of
 from mesh.resilience.retry import PREVIOUS_ATTEMPTS, Failure, Retries, Stop
 from mesh.telemetry import metrics, tracing
@@ -66,6 +67,8 @@ class Attempts:
     _cancelling = False
     _committed = False
     _tried: tuple[Slot, ...] = ()
+    _hop: Hop | None = None
+    """The incoming call that this one is made for."""
     _span: Span | None = None
     _attempt_span: Span
     _slot: Slot
@@ -97,6 +100,11 @@ class Attempts:
         # Most calls name a sane deadline or none.
         allowed = timeout if timeout is not None and 0 < timeout < MAX_TIMEOUT else method.timeout(timeout)
         self._deadline = now + allowed
+        hop = CURRENT.get()
+        if hop is not None:
+            self._hop = hop
+            if hop.deadline < self._deadline:
+                self._deadline, allowed = hop.deadline, hop.deadline - now
         pool.budget.deposit(now)
         if tracing.enabled():
             self._span = tracing.start_call(method.service, method.name)
@@ -126,8 +134,8 @@ class Attempts:
         self._slot, self._permit = slot, permit = picked
         self._attempt_started = now
         metadata = self._metadata
-        if self._retries is not None and self._retries.attempts > 1:
-            metadata = [*(metadata or ()), (PREVIOUS_ATTEMPTS, str(self._retries.attempts - 1))]
+        if self._retries is not None or self._hop is not None:
+            metadata = self._add_entries(metadata)
         if self._span is not None:
             metadata = self._trace_attempt(slot, metadata)
         try:
@@ -207,14 +215,24 @@ class Attempts:
     def _decide(self, failure: Failure, now: float) -> float | Stop:
         method = self._method
         if self._retries is None:
-            self._retries = Retries(
-                method.policy, method.pool.budget, repeatable=is_repeatable(method.policy, self._request)
-            )
+            repeatable = is_repeatable(method.policy, self._request)
+            allowed = attempts_allowed(self._hop, method.policy.retry.max_attempts)
+            self._retries = Retries(method.policy, method.pool.budget, repeatable=repeatable, allowed=allowed)
         self._tried += (self._slot,)
         decision = self._retries.after(failure, now, method.pool.dice.random(), self._deadline - now)
+        if isinstance(decision, Stop) and self._hop is not None:
+            self._hop.failed(failure, decision)
         if isinstance(decision, Stop) and decision is not Stop.CODE:
             metrics.CLIENT_RETRIES_REFUSED.labels(method.service, decision.value).inc()
         return decision
+
+    def _add_entries(self, metadata: Any) -> Any:
+        """Add what the next hop is to know: attempts before and attempts left. The caller's own come last and win."""
+        spent = self._retries.attempts - 1 if self._retries is not None else 0
+        entries = handed_on(self._hop, self._method.policy.retry.max_attempts, spent)
+        if spent:
+            entries.append((PREVIOUS_ATTEMPTS, str(spent)))
+        return [*entries, *(metadata or ())] if entries else metadata
 
     def _trace_attempt(self, slot: Slot, metadata: Any) -> Any:
         assert self._span is not None

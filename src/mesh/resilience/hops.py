@@ -37,6 +37,7 @@ PRIORITY = "mesh-priority"
 STOP_RETRYING = "-1"
 """The value of grpc-retry-pushback-ms that ends retries (gRFC A6)."""
 
+_PRIORITIES = {"critical": "critical", "default": "", "sheddable": "sheddable"}
 _MOST = MAX_ATTEMPTS - 1
 _SPENT = frozenset({Stop.ATTEMPTS, Stop.BUDGET, Stop.PUSHBACK, Stop.DEADLINE})
 
@@ -147,7 +148,9 @@ def _extra(allowed: int) -> int:
 
 
 def _told_by(metadata: Metadata) -> tuple[int | None, str]:
-    """Read an incoming call's entries. Of several the smallest counts: a handler may have copied what came to it."""
+    """Read an incoming call's entries. Of several numbers the smallest counts, because a handler may have copied what
+    came to it; of several priorities the last, which is the caller's own.
+    """
     left: int | None = None
     priority = ""
     for key, value in metadata:
@@ -155,6 +158,6 @@ def _told_by(metadata: Metadata) -> tuple[int | None, str]:
             said = parse_left(value)
             if said is not None:
                 left = said if left is None else min(left, said)
-        elif key == PRIORITY and value in ("critical", "sheddable"):
-            priority = str(value)
+        elif key == PRIORITY and value in _PRIORITIES:
+            priority = _PRIORITIES[str(value)]
     return left, priority
