@@ -98,7 +98,6 @@ def _curl(verb: str, path: str, body: Descriptor | None, *, edge: str, tls: TLSF
         words.append(f"--cert {_path(tls.cert)} --key {_path(tls.key)}")
     words.append(f"{'http' if tls is None else 'https'}://{edge}{path}")
     if body is not None:
-        words.append("-H content-type:application/json")
         words.append(f"-d {shlex.quote(json.dumps(_example(body), separators=(',', ':')))}")
         if verb != "POST":
             words[0] += f" -X {verb}"
