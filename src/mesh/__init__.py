@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mesh.policy import BreakerPolicy as BreakerPolicy
     from mesh.policy import MethodPolicy as MethodPolicy
     from mesh.policy import RetryPolicy as RetryPolicy
+    from mesh.resilience.hops import detached as detached
     from mesh.server import Server as Server
     from mesh.server import serve as serve
     from mesh.server.errors import refusal_of as refusal_of
@@ -57,6 +58,7 @@ _HOMES = {
     "TLSFiles": "mesh.settings",
     "attempts": "mesh.client.errors",
     "connect": "mesh.client.connect",
+    "detached": "mesh.resilience.hops",
     "refusal_of": "mesh.server.errors",
     "serve": "mesh.server",
 }
@@ -81,6 +83,7 @@ __all__ = [
     "attempts",
     "blocking",
     "connect",
+    "detached",
     "refusal_of",
     "serve",
 ]

@@ -31,9 +31,9 @@ from mesh.client.retrying import AttemptFailed, attempt_again
 from mesh.client.roster import Picked, Slot
 from mesh.instance import AttemptRecord
 from mesh.resilience.breaker import Permit
-from mesh.resilience.hops import CURRENT, Hop, attempts_allowed, handed_on
+from mesh.resilience.hops import CURRENT, Hop, attempts_allowed, entries_of
 from mesh.resilience.outcome import Outcome, outcome_of
-from mesh.resilience.retry import PREVIOUS_ATTEMPTS, Failure, Retries, Stop
+from mesh.resilience.retry import Failure, Retries, Stop
 from mesh.telemetry import metrics, tracing
 
 _OK = grpc.StatusCode.OK
@@ -229,9 +229,7 @@ class Attempts:
     def _add_entries(self, metadata: Any) -> Any:
         """Add what the next hop is to know: attempts before and attempts left. The caller's own come last and win."""
         spent = self._retries.attempts - 1 if self._retries is not None else 0
-        entries = handed_on(self._hop, self._method.policy.retry.max_attempts, spent)
-        if spent:
-            entries.append((PREVIOUS_ATTEMPTS, str(spent)))
+        entries = entries_of(self._hop, self._method.policy.retry.max_attempts, spent)
         return [*entries, *(metadata or ())] if entries else metadata
 
     def _trace_attempt(self, slot: Slot, metadata: Any) -> Any:

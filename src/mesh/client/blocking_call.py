@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 import grpc
@@ -16,6 +18,7 @@ from mesh.client.ended import LOCALLY_CANCELLED, peek
 from mesh.client.errors import CallError
 from mesh.client.thread import LoopThread
 from mesh.instance import AttemptRecord
+from mesh.resilience.hops import CURRENT, Hop
 
 
 class BlockingCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # at run time grpc.Future takes no parameters
@@ -36,9 +39,14 @@ class BlockingCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # at run 
         self._ended = threading.Event()
         self._callbacks: list[Callable[[], None]] = []
         self._lock = threading.Lock()
+        # What this thread's incoming call hands on, its deadline above all, goes along: posting copies the context.
         thread.post(self._begin)
+        hop = CURRENT.get()
+        if hop is not None:
+            self._end_with(hop)
         if requests is not None:
-            threading.Thread(target=self._send, args=(iter(requests),), name="mesh requests", daemon=True).start()
+            send = partial(copy_context().run, self._send, iter(requests))
+            threading.Thread(target=send, name="mesh requests", daemon=True).start()
 
     @property
     def attempts(self) -> tuple[AttemptRecord, ...]:
@@ -79,6 +87,12 @@ class BlockingCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # at run 
             callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback()
+
+    def _end_with(self, hop: Hop) -> None:
+        """Be cancelled with the incoming call; a thread, unlike a task, is not."""
+        hop.on_cancel(self.cancel)
+        if not self.add_callback(lambda: hop.forget(self.cancel)):
+            hop.forget(self.cancel)
 
     # -- on the caller's threads
     # ----------------------------------------------------------------------------------------

@@ -23,8 +23,9 @@ from mesh.clock import Clock, Dice
 from mesh.policy import BreakerPolicy, BudgetPolicy, MethodPolicy
 from mesh.resilience.breaker import Breaker
 from mesh.resilience.budget import Budget
+from mesh.resilience.hops import CURRENT, Hop, attempts_allowed, deadline_of, entries_of
 from mesh.resilience.outcome import BREAKER_IS_OPEN, Outcome, outcome_of
-from mesh.resilience.retry import PREVIOUS_ATTEMPTS, Retries, Stop
+from mesh.resilience.retry import Retries, Stop
 from mesh.wallclock import CLOCK, DICE
 
 
@@ -91,8 +92,10 @@ class RetryInterceptor(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientI
         policy, now = self._policies.of(details.method), self._clock.monotonic()
         with self._lock:
             self._budget.deposit(now)
-        retries = Retries(policy, self._budget, repeatable=is_repeatable(policy, request))
-        return _Course(details, now, retries, self)
+        hop, attempts = CURRENT.get(), policy.retry.max_attempts
+        repeatable, allowed = is_repeatable(policy, request), attempts_allowed(hop, attempts)
+        retries = Retries(policy, self._budget, repeatable=repeatable, allowed=allowed)
+        return _Course(details, now, retries, hop, attempts, self)
 
 
 def _wait(seconds: float) -> None:
@@ -127,20 +130,23 @@ class _Begun:
 class _Course:
     """One call through the retry interceptor: its deadline and its retries."""
 
-    def __init__(self, details: Any, now: float, retries: Retries, shared: RetryInterceptor) -> None:
+    def __init__(
+        self, details: Any, now: float, retries: Retries, hop: Hop | None, attempts: int, shared: RetryInterceptor
+    ) -> None:
         self._details = details
-        self._deadline = now + details.timeout if details.timeout is not None else float("inf")
+        self._deadline = deadline_of(hop, now, details.timeout)
         self._retries = retries
+        self._hop = hop
+        self._attempts = attempts
         self._shared = shared
 
     def details(self) -> Any:
         """Return the call details of the next attempt: with the time that is left, and the count of those before."""
         given, left = self._details, None
-        if given.timeout is not None:
+        if self._deadline < float("inf"):
             left = max(0.0, self._deadline - self._shared._clock.monotonic())
-        metadata = given.metadata
-        if self._retries.attempts > 1:
-            metadata = (*(metadata or ()), (PREVIOUS_ATTEMPTS, str(self._retries.attempts - 1)))
+        entries = entries_of(self._hop, self._attempts, self._retries.attempts - 1)
+        metadata = (*entries, *(given.metadata or ())) if entries else given.metadata
         return _Details(given, left, metadata)
 
     def failed(self, call: Any) -> _Failed:
@@ -157,7 +163,10 @@ class _Course:
         if call.cancelled() if hasattr(call, "cancelled") else False:
             return _Failed(Stop.CODE, call)
         with shared._lock:
-            return _Failed(self._retries.after(failure, now, shared._dice.random(), self._deadline - now), call)
+            decision = self._retries.after(failure, now, shared._dice.random(), self._deadline - now)
+        if isinstance(decision, Stop) and self._hop is not None:
+            self._hop.failed(failure, decision)
+        return _Failed(decision, call)
 
 
 class _Details(grpc.ClientCallDetails):

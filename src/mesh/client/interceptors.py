@@ -26,8 +26,9 @@ from mesh.clock import Clock, Dice
 from mesh.policy import BreakerPolicy, BudgetPolicy, MethodPolicy
 from mesh.resilience.breaker import Breaker, Permit
 from mesh.resilience.budget import Budget
+from mesh.resilience.hops import CURRENT, Hop, attempts_allowed, deadline_of, entries_of
 from mesh.resilience.outcome import BREAKER_IS_OPEN, Outcome, outcome_of
-from mesh.resilience.retry import PREVIOUS_ATTEMPTS, Retries, Stop
+from mesh.resilience.retry import Retries, Stop
 from mesh.wallclock import CLOCK, DICE
 
 
@@ -75,8 +76,10 @@ class RetryInterceptor(aio.UnaryUnaryClientInterceptor):
         method = details.method if isinstance(details.method, str) else details.method.decode()
         policy, now = self._policies.of(method), self._clock.monotonic()
         self._budget.deposit(now)
-        retries = Retries(policy, self._budget, repeatable=is_repeatable(policy, request))
-        return _Course(details, now, retries, self._clock, self._dice)
+        hop, attempts = CURRENT.get(), policy.retry.max_attempts
+        repeatable, allowed = is_repeatable(policy, request), attempts_allowed(hop, attempts)
+        retries = Retries(policy, self._budget, repeatable=repeatable, allowed=allowed)
+        return _Course(details, now, retries, hop, attempts, self._clock, self._dice)
 
 
 class _RetryStreams(aio.UnaryStreamClientInterceptor):
@@ -133,21 +136,25 @@ class _Failed(AttemptFailed):
 class _Course:
     """One call through the retry interceptor: its deadline and its retries."""
 
-    def __init__(self, details: Any, now: float, retries: Retries, clock: Clock, dice: Dice) -> None:
+    def __init__(
+        self, details: Any, now: float, retries: Retries, hop: Hop | None, attempts: int, clock: Clock, dice: Dice
+    ) -> None:
         self._details = details
-        self._deadline = now + details.timeout if details.timeout is not None else float("inf")
+        self._deadline = deadline_of(hop, now, details.timeout)
         self._retries = retries
+        self._hop = hop
+        self._attempts = attempts
         self._clock = clock
         self._dice = dice
 
     def details(self) -> Any:
         """Return the call details of the next attempt: with the time that is left, and the count of those before."""
         details = self._details
-        if details.timeout is not None:
+        if self._deadline < float("inf"):
             details = details._replace(timeout=max(0.0, self._deadline - self._clock.monotonic()))
-        if self._retries.attempts > 1:
-            told = aio.Metadata(*(details.metadata or ()), (PREVIOUS_ATTEMPTS, str(self._retries.attempts - 1)))
-            details = details._replace(metadata=told)
+        entries = entries_of(self._hop, self._attempts, self._retries.attempts - 1)
+        if entries:
+            details = details._replace(metadata=aio.Metadata(*entries, *(details.metadata or ())))
         return details
 
     async def start(self, continuation: Any, request: Any) -> Any:
@@ -168,7 +175,10 @@ class _Course:
     ) -> float | Stop:
         failure = failure_of(code.name, details, debug, trailing, committed=committed)
         now = self._clock.monotonic()
-        return self._retries.after(failure, now, self._dice.random(), self._deadline - now)
+        decision = self._retries.after(failure, now, self._dice.random(), self._deadline - now)
+        if isinstance(decision, Stop) and self._hop is not None:
+            self._hop.failed(failure, decision)
+        return decision
 
 
 class BreakerInterceptor(aio.UnaryUnaryClientInterceptor):

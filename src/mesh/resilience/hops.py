@@ -30,7 +30,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 
-from mesh.resilience.retry import MAX_ATTEMPTS, Failure, Stop, parse_pushback
+from mesh.resilience.retry import MAX_ATTEMPTS, PREVIOUS_ATTEMPTS, Failure, Stop, parse_pushback
 
 ATTEMPTS_LEFT = "mesh-attempts-left"
 PRIORITY = "mesh-priority"
@@ -127,6 +127,20 @@ def handed_on(hop: Hop | None, allowed: int, spent: int) -> list[tuple[str, str]
     if left is not None:
         entries.append((ATTEMPTS_LEFT, str(max(left - spent, 0))))
     return entries
+
+
+def entries_of(hop: Hop | None, allowed: int, spent: int) -> list[tuple[str, str]]:
+    """Return the same with the attempts made before, as gRFC A6 asks."""
+    entries = handed_on(hop, allowed, spent)
+    if spent:
+        entries.append((PREVIOUS_ATTEMPTS, str(spent)))
+    return entries
+
+
+def deadline_of(hop: Hop | None, now: float, timeout: float | None) -> float:
+    """Return when a call ends that was given so many seconds, or None for any number: with the incoming one at last."""
+    own = now + timeout if timeout is not None else float("inf")
+    return own if hop is None else min(own, hop.deadline)
 
 
 def attempts_allowed(hop: Hop | None, allowed: int) -> int:
