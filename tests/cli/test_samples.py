@@ -26,7 +26,8 @@ def test_the_user_service_is_tried_by_creating_and_listing() -> None:
     assert list(told) == ["curl", "grpcurl", "Python"]
     words = shlex.split(told["curl"])
     assert words[:2] == ["curl", "-s"]
-    assert f"http://{EDGE}/v1/users" in words
+    assert "\n" not in told["curl"]
+    assert words[2] == f"{EDGE}/v1/users"
     assert words[-2:] == ["-d", '{"name":"Ada","email":"ada@example.com"}']
     assert told["grpcurl"] == f"grpcurl -plaintext {EDGE} {SERVICE}/ListUsers"
 

@@ -96,7 +96,7 @@ def _curl(verb: str, path: str, body: Descriptor | None, *, edge: str, tls: TLSF
     if tls is not None:
         words[0] += f" --cacert {_path(tls.ca)}"
         words.append(f"--cert {_path(tls.cert)} --key {_path(tls.key)}")
-    words.append(f"{'http' if tls is None else 'https'}://{edge}{path}")
+    words.append(f"{'' if tls is None else 'https://'}{edge}{path}")
     if body is not None:
         words.append(f"-d {shlex.quote(json.dumps(_example(body), separators=(',', ':')))}")
         if verb != "POST":
