@@ -41,7 +41,7 @@ class Stack:
         self._serving = self._silent = False
         self._tasks: list[asyncio.Task[None]] = []
         settings = layout.settings()
-        grace = settings.drain + 2.0
+        grace = settings.drain + 4.0  # `mesh run` says goodbye before and after its program drains
         self.etcd = (
             None if layout.options.etcd else self._process("etcd", layout.etcd_command(), "etcd", self._probes.etcd)
         )
