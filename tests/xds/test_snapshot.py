@@ -8,6 +8,7 @@ import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.filters.http.buffer.v3.buffer_pb2 import BufferPerRoute
 
 from mesh.instance import Endpoint, Instance
 from mesh.policy import BreakerPolicy, MethodPolicy, RetryPolicy
@@ -120,6 +121,15 @@ def test_stream_is_neither_cut_by_silence_nor_buffered_nor_hedged() -> None:
         assert route.route.idle_timeout.seconds == 3600
         assert route.route.timeout.seconds == 0
         assert not route.route.hedge_policy.hedge_on_per_try_timeout
+
+
+def test_only_calls_that_are_looked_into_are_waited_for() -> None:
+    for method, marked in ((READ, False), (WRITE, True), (PLAIN, False), (WATCH, False)):
+        for route in routes_of(method):
+            filters = route.typed_per_filter_config
+            assert ("repeats" not in filters) is marked
+            assert filters["envoy.filters.http.buffer"].Is(BufferPerRoute.DESCRIPTOR) is marked
+            assert "strict" in filters
 
 
 def test_retries_can_be_switched_off() -> None:

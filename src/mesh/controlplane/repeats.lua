@@ -45,7 +45,10 @@ end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
-  if headers:get("x-mesh-repeatable") then headers:remove("x-mesh-repeatable") end
+  if headers:get("x-mesh-repeatable") then
+    headers:remove("x-mesh-repeatable")
+    handle:clearRouteCache()
+  end
   local number = FIELDS[headers:get(":path")]
   if not number then return end
   local body = handle:body()

@@ -11,15 +11,14 @@ filter `repeats`, which stands before the router, marks these.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from envoy.config.core.v3 import base_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
-from envoy.extensions.filters.http.buffer.v3 import buffer_pb2
 from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
 
 from mesh.policy import DEFAULT_POLICY, MethodPolicy, RetryPolicy
 from mesh.xds.durations import duration
+from mesh.xds.filters import of_catch_all, of_method
 from mesh.xds.resources import CLUSTER, Reference, Resource, pack
 from mesh.xds.snapshot import Method, Service
 
@@ -29,10 +28,6 @@ FRONT = "front"
 CONTROL_PLANE = "control_plane"
 # Put on a call by the filter `repeats`, and nobody else: the filter takes a caller's own away.
 REPEATABLE = "x-mesh-repeatable"
-# The front waits for the whole body of a call that is no stream. JSON: up to what front.yaml says. A gRPC message that
-# is larger than an instance takes shall be refused by the instance, with the right status, so the front takes more.
-_BUFFER = "envoy.filters.http.buffer"
-_MAX_MESSAGE = 4 * 1024 * 1024
 # What is kept of a body for a repeat.
 _MAX_KEPT = 1024 * 1024
 
@@ -64,8 +59,7 @@ def routes_for_envoy(services: Iterable[Service], *, reflection: bool) -> Resour
             host.routes.extend(_foreign(service.name))
     if reflection:
         host.routes.extend(_reflection(name) for name in _REFLECTION)
-    # Before the transcoder, a JSON call has this route and the host's limits. Whoever still has it afterwards gets 404.
-    host.routes.add(match={"prefix": "/"}, direct_response={"status": 404})
+    host.routes.extend(_catch_all())
     return Resource.of(FRONT, route_pb2.RouteConfiguration(name=FRONT, virtual_hosts=[host]), *needs)
 
 
@@ -102,11 +96,15 @@ def _grpc_retry(retry: RetryPolicy) -> route_components_pb2.RetryPolicy:
 def _routes(cluster: str, method: Method) -> Iterable[route_components_pb2.Route]:
     """The first that matches counts: calls that may be repeated, then all; JSON before gRPC."""
     policy = method.policy
-    if method.request_id and not policy.idempotent:
+    if _is_marked(method):
         yield _route(cluster, method, [_transcoded(), _present(REPEATABLE)], json=True, repeat=True)
         yield _route(cluster, method, [_present(REPEATABLE)], json=False, repeat=True)
     yield _route(cluster, method, [_transcoded()], json=True, repeat=policy.idempotent)
     yield _route(cluster, method, [], json=False, repeat=policy.idempotent)
+
+
+def _is_marked(method: Method) -> bool:
+    return bool(method.request_id) and not method.streaming and not method.policy.idempotent
 
 
 def _route(cluster: str, method: Method, headers: _Headers, *, json: bool, repeat: bool) -> route_components_pb2.Route:
@@ -118,8 +116,8 @@ def _route(cluster: str, method: Method, headers: _Headers, *, json: bool, repea
         request_headers_to_remove=[REPEATABLE],
         # The instance gives up when the caller does. A caller's own deadline stays as it is.
         request_headers_to_add=[_header("grpc-timeout", f"{round(policy.timeout * 1000)}m")],
+        typed_per_filter_config=of_method(marked=_is_marked(method)),
     )
-    route.typed_per_filter_config[_BUFFER].CopyFrom(_buffer(method.streaming))
     _limit(route.route, policy, json=json, streaming=method.streaming)
     if repeat and not method.streaming:
         _hedge(route.route, policy)
@@ -138,12 +136,6 @@ def _limit(action: route_components_pb2.RouteAction, policy: MethodPolicy, *, js
     if streaming:
         # Silence on a stream is no fault; the listener's limit on idle streams is meant for others.
         action.idle_timeout.CopyFrom(duration(policy.timeout))
-
-
-def _buffer(streaming: bool) -> Any:
-    if streaming:
-        return pack(buffer_pb2.BufferPerRoute(disabled=True))
-    return pack(buffer_pb2.BufferPerRoute(buffer=buffer_pb2.Buffer(max_request_bytes={"value": _MAX_MESSAGE})))
 
 
 def _hedge(action: route_components_pb2.RouteAction, policy: MethodPolicy) -> None:
@@ -191,13 +183,24 @@ def _foreign(service: str) -> Iterable[route_components_pb2.Route]:
     yield route
 
 
+def _catch_all() -> Iterable[route_components_pb2.Route]:
+    """Before the transcoder, a JSON call has one of these routes. Whoever still has it afterwards gets 404."""
+    for verb in ("GET", ""):
+        match = route_components_pb2.RouteMatch(prefix="/")
+        if verb:
+            match.headers.add(name=":method", string_match={"exact": verb})
+        yield route_components_pb2.Route(
+            match=match, direct_response={"status": 404}, typed_per_filter_config=of_catch_all(body=not verb)
+        )
+
+
 def _reflection(name: str) -> route_components_pb2.Route:
     route = route_components_pb2.Route(
         name=f"/{name}/",
         match=route_components_pb2.RouteMatch(prefix=f"/{name}/"),
         route=route_components_pb2.RouteAction(cluster=CONTROL_PLANE),
+        typed_per_filter_config=of_method(marked=False),
     )
-    route.typed_per_filter_config[_BUFFER].CopyFrom(_buffer(streaming=True))
     route.route.timeout.CopyFrom(duration(0))
     route.route.max_stream_duration.max_stream_duration.CopyFrom(duration(60))
     return route

@@ -1,0 +1,41 @@
+"""Which filters of envoy/front.yaml a route goes through: what a call does not need it does not pay for.
+
+A JSON call begins on the catch-all route and gets its method's route after the transcoder; a gRPC call has its method's
+route from the beginning. So `strict` and the buffer for JSON bodies stand on the catch-all alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from envoy.config.route.v3 import route_components_pb2
+from envoy.extensions.filters.http.buffer.v3 import buffer_pb2
+from envoy.extensions.filters.http.lua.v3 import lua_pb2
+
+from mesh.xds.resources import pack
+from mesh.xds.scripts import REPEATS, STRICT
+
+BUFFER = "envoy.filters.http.buffer"
+
+# A gRPC message that is larger than an instance takes shall be refused by the instance, with the right status; so the
+# front takes more where it waits for the whole message.
+_MAX_MESSAGE = 4 * 1024 * 1024
+
+Filters = dict[str, Any]
+
+
+def of_catch_all(*, body: bool) -> Filters:
+    """JSON before the transcoder. Without a body there is nothing to wait for and nothing to check."""
+    return {} if body else {BUFFER: _off(), STRICT: _off()}
+
+
+def of_method(*, marked: bool) -> Filters:
+    """gRPC, and JSON after the transcoder. marked: its calls are looked into for a request_id."""
+    if not marked:
+        return {BUFFER: _off(), STRICT: _off(), REPEATS: pack(lua_pb2.LuaPerRoute(disabled=True))}
+    buffer = buffer_pb2.BufferPerRoute(buffer=buffer_pb2.Buffer(max_request_bytes={"value": _MAX_MESSAGE}))
+    return {BUFFER: pack(buffer), STRICT: _off()}
+
+
+def _off() -> Any:
+    return pack(route_components_pb2.FilterConfig(disabled=True))
