@@ -5,6 +5,7 @@ How they are read from descriptors is `mesh.contract.policies`; overrides from t
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, field
 
 
@@ -35,6 +36,38 @@ class BreakerPolicy:
     half_open_permits: int = 3
 
 
+class Balancer(enum.StrEnum):
+    """How the instance of an attempt is chosen."""
+
+    ROUND_ROBIN = "ROUND_ROBIN"
+    """Each in turn."""
+    LEAST_LOADED = "LEAST_LOADED"
+    """The better of two, by latency and calls under way (P2C with Peak-EWMA, as Finagle and Linkerd)."""
+    WEIGHTED = "WEIGHTED"
+    """In turn, some more often: by the instances' weights or their load reports (gRFC A58)."""
+    CONSISTENT_HASH = "CONSISTENT_HASH"
+    """Calls with one key to one instance."""
+
+
+@dataclass(frozen=True, slots=True)
+class BalancerPolicy:
+    """Which instances a client calls. docs/balancing.md says how to choose."""
+
+    kind: Balancer = Balancer.ROUND_ROBIN
+    hash_field: str = ""
+    """Field of the request that is the key, e.g. "user.id"; per method."""
+    hash_metadata: str = ""
+    """Metadata entry that is the key, where the request has none."""
+    prefer_zone: bool = False
+    """Stay in the caller's zone, as far as its instances can bear it."""
+    slow_start: float = 0.0
+    """Seconds in which a new instance rises to its full share; 0 is at once."""
+    subset_size: int = 0
+    """Instances that one client connects to; 0 is all."""
+    load_reports: bool = False
+    """Servers report their load with each answer, and WEIGHTED goes by it."""
+
+
 @dataclass(frozen=True, slots=True)
 class MethodPolicy:
     """How the calls of one method are treated."""
@@ -47,6 +80,7 @@ class MethodPolicy:
     """The request has a `request_id` field; a call that fills it may be sent again."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
+    balancer: BalancerPolicy = field(default_factory=BalancerPolicy)
 
 
 DEFAULT_POLICY = MethodPolicy()
