@@ -1,10 +1,12 @@
 """Policies: layers win in their order, safety comes from the contract alone, nonsense is refused."""
 
 import pytest
+from google.protobuf import descriptor_pb2
 
 from grpcmesh.v1 import policy_pb2
 from mesh.contract import descriptors, policies
 from mesh.errors import ContractError
+from mesh.policy import Balancer, BalancerPolicy
 from users.v1 import users_pb2_grpc  # noqa: F401  links the contract
 
 USERS = "users.v1.UserService"
@@ -74,8 +76,45 @@ def test_an_override_that_cannot_be_read_is_refused(text, words):
         b'{"breaker": {"failureRate": 2}}',
         b'{"breaker": {"window": 0}}',
         b'{"breaker": {"openFor": "0s"}}',
+        b'{"balancer": {"kind": 99}}',
+        b'{"balancer": {"slowStart": "-1s"}}',
+        b'{"balancer": {"subsetSize": 1000000}}',
+        b'{"balancer": {"hashMetadata": "X Tenant"}}',
     ],
 )
 def test_a_value_without_sense_is_refused_with_its_field(text):
     with pytest.raises(ContractError):
         policies.policies_of(USERS, override(text))
+
+
+def test_every_balancer_can_be_asked_for():
+    for kind in Balancer:
+        text = f'{{"balancer": {{"kind": "KIND_{kind.value}", "slowStart": "30s", "preferZone": true}}}}'
+        found = policies.policies_of(USERS, override(text.encode()))[GET].balancer
+        assert found == BalancerPolicy(kind, slow_start=30.0, prefer_zone=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "of_get", "of_create"),
+    [
+        ("id", "id", ""),
+        ("user.email", "", "user.email"),
+        ("user", "", ""),
+        ("nothing.at.all", "", ""),
+    ],
+)
+def test_a_services_key_is_that_of_the_methods_whose_request_has_it(path, of_get, of_create):
+    found = policies.policies_of(USERS, override(f'{{"balancer": {{"hashField": "{path}"}}}}'.encode()))
+    assert found[GET].balancer.hash_field == of_get
+    assert found[CREATE].balancer.hash_field == of_create
+
+
+def test_a_methods_own_key_must_be_in_its_request():
+    contract = descriptor_pb2.FileDescriptorSet.FromString(descriptors.descriptor_set([USERS]))
+    for file in contract.file:
+        for service in file.service:
+            for method in service.method:
+                if method.name == "GetUser":
+                    method.options.Extensions[policy_pb2.method].balancer.hash_field = "name"
+    with pytest.raises(ContractError, match="hash_field 'name' is no single value in GetUserRequest"):
+        policies.policies_of_set(contract.SerializeToString(), USERS)

@@ -91,7 +91,8 @@ def documented_policy() -> policy_pb2.Policy:
     for name, value, *_ in rows("policies.md"):
         part, _, field = name.rpartition(".")
         text = value.strip("`")
-        told: object = [text] if field.endswith("codes") else text if text.endswith("s") else float(text)
+        told: object = float(text) if re.fullmatch(r"[\d.]+", text) else {"false": False}.get(text, text)
+        told = [text] if field.endswith("codes") else told
         target = found.setdefault(part, {}) if part else found
         assert isinstance(target, dict)
         target[field] = int(told) if isinstance(told, float) and told.is_integer() else told
@@ -118,7 +119,8 @@ def test_the_documented_budget_is_that_of_the_code() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["metrics.md", "settings.md", "policies.md", "logs-and-traces.md", "faq-etcd3.md", "threats.md"]
+    "page",
+    ["metrics.md", "settings.md", "policies.md", "balancing.md", "logs-and-traces.md", "faq-etcd3.md", "threats.md"],
 )
 def test_links_between_pages_lead_somewhere(page: str) -> None:
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / "docs" / page).read_text()):

@@ -26,7 +26,7 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18grpcmesh/v1/policy.proto\x12\x0bgrpcmesh.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\x8a\x01\n\x06Policy\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x05retry\x18\x02 \x01(\x0b\x32\x18.grpcmesh.v1.RetryPolicy\x12+\n\x07\x62reaker\x18\x03 \x01(\x0b\x32\x1a.grpcmesh.v1.BreakerPolicy\"\xf5\x01\n\x0bRetryPolicy\x12\x19\n\x0cmax_attempts\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x32\n\x0finitial_backoff\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bmax_backoff\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1f\n\x12\x62\x61\x63koff_multiplier\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x1e\n\x16retryable_status_codes\x18\x05 \x03(\tB\x0f\n\r_max_attemptsB\x15\n\x13_backoff_multiplier\"\xa8\x02\n\rBreakerPolicy\x12\x19\n\x0c\x66\x61ilure_rate\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06window\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x1a\n\rminimum_calls\x18\x03 \x01(\rH\x02\x88\x01\x01\x12!\n\x14\x63onsecutive_failures\x18\x04 \x01(\rH\x03\x88\x01\x01\x12+\n\x08open_for\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1e\n\x11half_open_permits\x18\x06 \x01(\rH\x04\x88\x01\x01\x42\x0f\n\r_failure_rateB\t\n\x07_windowB\x10\n\x0e_minimum_callsB\x17\n\x15_consecutive_failuresB\x14\n\x12_half_open_permits:J\n\x07service\x12\x1f.google.protobuf.ServiceOptions\x18\xa2\x90\x03 \x01(\x0b\x32\x13.grpcmesh.v1.Policy\x88\x01\x01:H\n\x06method\x12\x1e.google.protobuf.MethodOptions\x18\xa2\x90\x03 \x01(\x0b\x32\x13.grpcmesh.v1.Policy\x88\x01\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18grpcmesh/v1/policy.proto\x12\x0bgrpcmesh.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb9\x01\n\x06Policy\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x05retry\x18\x02 \x01(\x0b\x32\x18.grpcmesh.v1.RetryPolicy\x12+\n\x07\x62reaker\x18\x03 \x01(\x0b\x32\x1a.grpcmesh.v1.BreakerPolicy\x12-\n\x08\x62\x61lancer\x18\x04 \x01(\x0b\x32\x1b.grpcmesh.v1.BalancerPolicy\"\xf5\x01\n\x0bRetryPolicy\x12\x19\n\x0cmax_attempts\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x32\n\x0finitial_backoff\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bmax_backoff\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1f\n\x12\x62\x61\x63koff_multiplier\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x1e\n\x16retryable_status_codes\x18\x05 \x03(\tB\x0f\n\r_max_attemptsB\x15\n\x13_backoff_multiplier\"\xa8\x02\n\rBreakerPolicy\x12\x19\n\x0c\x66\x61ilure_rate\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06window\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x1a\n\rminimum_calls\x18\x03 \x01(\rH\x02\x88\x01\x01\x12!\n\x14\x63onsecutive_failures\x18\x04 \x01(\rH\x03\x88\x01\x01\x12+\n\x08open_for\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1e\n\x11half_open_permits\x18\x06 \x01(\rH\x04\x88\x01\x01\x42\x0f\n\r_failure_rateB\t\n\x07_windowB\x10\n\x0e_minimum_callsB\x17\n\x15_consecutive_failuresB\x14\n\x12_half_open_permits\"\xbd\x03\n\x0e\x42\x61lancerPolicy\x12.\n\x04kind\x18\x01 \x01(\x0e\x32 .grpcmesh.v1.BalancerPolicy.Kind\x12\x17\n\nhash_field\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x1a\n\rhash_metadata\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x18\n\x0bprefer_zone\x18\x04 \x01(\x08H\x02\x88\x01\x01\x12-\n\nslow_start\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x0bsubset_size\x18\x06 \x01(\rH\x03\x88\x01\x01\x12\x19\n\x0cload_reports\x18\x07 \x01(\x08H\x04\x88\x01\x01\"v\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10KIND_ROUND_ROBIN\x10\x01\x12\x15\n\x11KIND_LEAST_LOADED\x10\x02\x12\x11\n\rKIND_WEIGHTED\x10\x03\x12\x18\n\x14KIND_CONSISTENT_HASH\x10\x04\x42\r\n\x0b_hash_fieldB\x10\n\x0e_hash_metadataB\x0e\n\x0c_prefer_zoneB\x0e\n\x0c_subset_sizeB\x0f\n\r_load_reports:J\n\x07service\x12\x1f.google.protobuf.ServiceOptions\x18\xa2\x90\x03 \x01(\x0b\x32\x13.grpcmesh.v1.Policy\x88\x01\x01:H\n\x06method\x12\x1e.google.protobuf.MethodOptions\x18\xa2\x90\x03 \x01(\x0b\x32\x13.grpcmesh.v1.Policy\x88\x01\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,9 +34,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'grpcmesh.v1.policy_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_POLICY']._serialized_start=108
-  _globals['_POLICY']._serialized_end=246
-  _globals['_RETRYPOLICY']._serialized_start=249
-  _globals['_RETRYPOLICY']._serialized_end=494
-  _globals['_BREAKERPOLICY']._serialized_start=497
-  _globals['_BREAKERPOLICY']._serialized_end=793
+  _globals['_POLICY']._serialized_end=293
+  _globals['_RETRYPOLICY']._serialized_start=296
+  _globals['_RETRYPOLICY']._serialized_end=541
+  _globals['_BREAKERPOLICY']._serialized_start=544
+  _globals['_BREAKERPOLICY']._serialized_end=840
+  _globals['_BALANCERPOLICY']._serialized_start=843
+  _globals['_BALANCERPOLICY']._serialized_end=1288
+  _globals['_BALANCERPOLICY_KIND']._serialized_start=1088
+  _globals['_BALANCERPOLICY_KIND']._serialized_end=1206
 # @@protoc_insertion_point(module_scope)

@@ -11,6 +11,7 @@ from google.protobuf import descriptor_pb2 as _descriptor_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf.internal import extension_dict as _extension_dict
 import builtins as _builtins
 import sys
@@ -34,6 +35,7 @@ class Policy(_message.Message):
     TIMEOUT_FIELD_NUMBER: _builtins.int
     RETRY_FIELD_NUMBER: _builtins.int
     BREAKER_FIELD_NUMBER: _builtins.int
+    BALANCER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
         """Time a call may take in all, attempts and pauses included, when its caller names none."""
@@ -46,16 +48,21 @@ class Policy(_message.Message):
     def breaker(self) -> Global___BreakerPolicy:
         """Protection of one instance from further calls."""
 
+    @_builtins.property
+    def balancer(self) -> Global___BalancerPolicy:
+        """Choice of the instance for each attempt."""
+
     def __init__(
         self,
         *,
         timeout: _duration_pb2.Duration | None = ...,
         retry: Global___RetryPolicy | None = ...,
         breaker: Global___BreakerPolicy | None = ...,
+        balancer: Global___BalancerPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balancer", b"balancer", "breaker", b"breaker", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balancer", b"balancer", "breaker", b"breaker", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -174,6 +181,104 @@ class BreakerPolicy(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__window) -> _WhichOneofReturnType__window | None: ...
 
 Global___BreakerPolicy: _TypeAlias = BreakerPolicy  # noqa: Y015
+
+@_typing.final
+class BalancerPolicy(_message.Message):
+    """Which instance is called. docs/balancing.md says how to choose."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[BalancerPolicy._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: BalancerPolicy._Kind.ValueType  # 0
+        """Not set: round robin, or what a layer before says."""
+        KIND_ROUND_ROBIN: BalancerPolicy._Kind.ValueType  # 1
+        """Each in turn."""
+        KIND_LEAST_LOADED: BalancerPolicy._Kind.ValueType  # 2
+        """The better of two drawn at random, by latency and calls under way."""
+        KIND_WEIGHTED: BalancerPolicy._Kind.ValueType  # 3
+        """In turn, some more often: by the instances' weights or by their load reports."""
+        KIND_CONSISTENT_HASH: BalancerPolicy._Kind.ValueType  # 4
+        """Calls with one key to one instance, as long as it is there."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
+        """How the instance of an attempt is chosen."""
+
+    KIND_UNSPECIFIED: BalancerPolicy.Kind.ValueType  # 0
+    """Not set: round robin, or what a layer before says."""
+    KIND_ROUND_ROBIN: BalancerPolicy.Kind.ValueType  # 1
+    """Each in turn."""
+    KIND_LEAST_LOADED: BalancerPolicy.Kind.ValueType  # 2
+    """The better of two drawn at random, by latency and calls under way."""
+    KIND_WEIGHTED: BalancerPolicy.Kind.ValueType  # 3
+    """In turn, some more often: by the instances' weights or by their load reports."""
+    KIND_CONSISTENT_HASH: BalancerPolicy.Kind.ValueType  # 4
+    """Calls with one key to one instance, as long as it is there."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    HASH_FIELD_FIELD_NUMBER: _builtins.int
+    HASH_METADATA_FIELD_NUMBER: _builtins.int
+    PREFER_ZONE_FIELD_NUMBER: _builtins.int
+    SLOW_START_FIELD_NUMBER: _builtins.int
+    SUBSET_SIZE_FIELD_NUMBER: _builtins.int
+    LOAD_REPORTS_FIELD_NUMBER: _builtins.int
+    kind: Global___BalancerPolicy.Kind.ValueType
+    """How the instance of an attempt is chosen."""
+    hash_field: _builtins.str
+    """Field of the request that is the key of CONSISTENT_HASH, e.g. "id" or "user.id"."""
+    hash_metadata: _builtins.str
+    """Name of the metadata entry that is the key where the request has none."""
+    prefer_zone: _builtins.bool
+    """Whether calls stay in the caller's zone, as far as its instances can bear it."""
+    subset_size: _builtins.int
+    """Instances that one client connects to. 0 is all."""
+    load_reports: _builtins.bool
+    """Whether servers report their load with each answer (ORCA), for WEIGHTED to go by."""
+    @_builtins.property
+    def slow_start(self) -> _duration_pb2.Duration:
+        """Time in which a new instance rises to its full share of calls."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___BalancerPolicy.Kind.ValueType = ...,
+        hash_field: _builtins.str | None = ...,
+        hash_metadata: _builtins.str | None = ...,
+        prefer_zone: _builtins.bool | None = ...,
+        slow_start: _duration_pb2.Duration | None = ...,
+        subset_size: _builtins.int | None = ...,
+        load_reports: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_hash_field", b"_hash_field", "_hash_metadata", b"_hash_metadata", "_load_reports", b"_load_reports", "_prefer_zone", b"_prefer_zone", "_subset_size", b"_subset_size", "hash_field", b"hash_field", "hash_metadata", b"hash_metadata", "load_reports", b"load_reports", "prefer_zone", b"prefer_zone", "slow_start", b"slow_start", "subset_size", b"subset_size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hash_field", b"_hash_field", "_hash_metadata", b"_hash_metadata", "_load_reports", b"_load_reports", "_prefer_zone", b"_prefer_zone", "_subset_size", b"_subset_size", "hash_field", b"hash_field", "hash_metadata", b"hash_metadata", "kind", b"kind", "load_reports", b"load_reports", "prefer_zone", b"prefer_zone", "slow_start", b"slow_start", "subset_size", b"subset_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__hash_field: _TypeAlias = _typing.Literal["hash_field"]  # noqa: Y015
+    _WhichOneofArgType__hash_field: _TypeAlias = _typing.Literal["_hash_field", b"_hash_field"]  # noqa: Y015
+    _WhichOneofReturnType__hash_metadata: _TypeAlias = _typing.Literal["hash_metadata"]  # noqa: Y015
+    _WhichOneofArgType__hash_metadata: _TypeAlias = _typing.Literal["_hash_metadata", b"_hash_metadata"]  # noqa: Y015
+    _WhichOneofReturnType__load_reports: _TypeAlias = _typing.Literal["load_reports"]  # noqa: Y015
+    _WhichOneofArgType__load_reports: _TypeAlias = _typing.Literal["_load_reports", b"_load_reports"]  # noqa: Y015
+    _WhichOneofReturnType__prefer_zone: _TypeAlias = _typing.Literal["prefer_zone"]  # noqa: Y015
+    _WhichOneofArgType__prefer_zone: _TypeAlias = _typing.Literal["_prefer_zone", b"_prefer_zone"]  # noqa: Y015
+    _WhichOneofReturnType__subset_size: _TypeAlias = _typing.Literal["subset_size"]  # noqa: Y015
+    _WhichOneofArgType__subset_size: _TypeAlias = _typing.Literal["_subset_size", b"_subset_size"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hash_field) -> _WhichOneofReturnType__hash_field | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hash_metadata) -> _WhichOneofReturnType__hash_metadata | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__load_reports) -> _WhichOneofReturnType__load_reports | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prefer_zone) -> _WhichOneofReturnType__prefer_zone | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__subset_size) -> _WhichOneofReturnType__subset_size | None: ...
+
+Global___BalancerPolicy: _TypeAlias = BalancerPolicy  # noqa: Y015
 
 SERVICE_FIELD_NUMBER: _builtins.int
 METHOD_FIELD_NUMBER: _builtins.int

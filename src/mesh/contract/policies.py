@@ -7,22 +7,27 @@ a method safe to repeat.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import grpc
 from google.protobuf import duration_pb2, json_format
-from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions, ServiceOptions
 from google.protobuf.descriptor_pool import DescriptorPool
 
 from grpcmesh.v1 import policy_pb2
 from mesh.contract.descriptors import find_service, pool_of
 from mesh.errors import ContractError
-from mesh.policy import DEFAULT_POLICY, BreakerPolicy, MethodPolicy, RetryPolicy
+from mesh.policy import DEFAULT_POLICY, Balancer, BalancerPolicy, BreakerPolicy, MethodPolicy, RetryPolicy
 
 # gRFC A6: more than five attempts count as five.
 MAX_ATTEMPTS = 5
 _MAX_TIMEOUT = 24 * 3600.0
+
+_KINDS = {policy_pb2.BalancerPolicy.Kind.Value(f"KIND_{kind.value}"): kind for kind in Balancer}
+# Names of metadata as gRPC allows them; an empty one switches a service's key off for a method.
+_METADATA = re.compile(r"[a-z0-9_.-]{0,64}")
 
 _STATUS_CODES = frozenset(code.name for code in grpc.StatusCode) - {"OK"}
 
@@ -63,6 +68,8 @@ def merge(policy: MethodPolicy, layer: policy_pb2.Policy) -> MethodPolicy:
         policy = replace(policy, retry=_merge_retry(policy.retry, layer.retry))
     if layer.HasField("breaker"):
         policy = replace(policy, breaker=_merge_breaker(policy.breaker, layer.breaker))
+    if layer.HasField("balancer"):
+        policy = replace(policy, balancer=_merge_balancer(policy.balancer, layer.balancer))
     return policy
 
 
@@ -79,7 +86,22 @@ def _policy_of(
     for layer in (*_options(service, method), override):
         if layer is not None:
             policy = merge(policy, layer)
+    # A service's key need not be in every request; a method's own does (see _options).
+    if not _is_key(method.input_type, policy.balancer.hash_field):
+        policy = replace(policy, balancer=replace(policy.balancer, hash_field=""))
     return policy
+
+
+def _is_key(message: Descriptor, path: str) -> bool:
+    """Whether `path` leads to one value in a request: not to a message, nor through or to a repeated field."""
+    *through, last = path.split(".")
+    for name in through:
+        field = message.fields_by_name.get(name)
+        if field is None or field.message_type is None or field.is_repeated:
+            return False
+        message = field.message_type
+    field = message.fields_by_name.get(last)
+    return field is not None and field.message_type is None and not field.is_repeated
 
 
 def _options(service: ServiceDescriptor, method: MethodDescriptor) -> list[policy_pb2.Policy]:
@@ -90,7 +112,13 @@ def _options(service: ServiceDescriptor, method: MethodDescriptor) -> list[polic
     if of_service.HasExtension(policy_pb2.service):
         found.append(of_service.Extensions[policy_pb2.service])
     if of_method.HasExtension(policy_pb2.method):
-        found.append(of_method.Extensions[policy_pb2.method])
+        own = of_method.Extensions[policy_pb2.method]
+        key = own.balancer.hash_field
+        if key and not _is_key(method.input_type, key):
+            raise ContractError(
+                f"{method.full_name}: hash_field {key!r} is no single value in {method.input_type.name}"
+            )
+        found.append(own)
     return found
 
 
@@ -122,6 +150,24 @@ def _merge_breaker(breaker: BreakerPolicy, layer: policy_pb2.BreakerPolicy) -> B
     if layer.HasField("open_for"):
         changes["open_for"] = _seconds(layer.open_for, "open_for", low=0.01, high=3600)
     return replace(breaker, **changes)  # type: ignore[arg-type]  # each value has its field's type by construction
+
+
+def _merge_balancer(balancer: BalancerPolicy, layer: policy_pb2.BalancerPolicy) -> BalancerPolicy:
+    changes: dict[str, object] = {}
+    if layer.kind:
+        if layer.kind not in _KINDS:
+            raise ContractError(f"balancer.kind {layer.kind} is not known here: it may be of a later release")
+        changes["kind"] = _KINDS[layer.kind]
+    for name in ("hash_field", "hash_metadata", "prefer_zone", "load_reports"):
+        if layer.HasField(name):
+            changes[name] = getattr(layer, name)
+    if layer.HasField("hash_metadata") and not _METADATA.fullmatch(layer.hash_metadata):
+        raise ContractError(f"hash_metadata: {layer.hash_metadata!r} is no name of a metadata entry")
+    if layer.HasField("slow_start"):
+        changes["slow_start"] = _seconds(layer.slow_start, "slow_start", low=0, high=3600)
+    if layer.HasField("subset_size"):
+        changes["subset_size"] = int(_within(layer.subset_size, "subset_size", 0, 100_000))
+    return replace(balancer, **changes)  # type: ignore[arg-type]  # each value has its field's type by construction
 
 
 def _seconds(value: duration_pb2.Duration, name: str, *, low: float, high: float) -> float:
