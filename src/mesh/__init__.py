@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from mesh.errors import SettingsError as SettingsError
     from mesh.instance import AttemptRecord as AttemptRecord
     from mesh.memory import MemoryStore as MemoryStore
+    from mesh.policy import Balancer as Balancer
+    from mesh.policy import BalancerPolicy as BalancerPolicy
     from mesh.policy import BreakerPolicy as BreakerPolicy
     from mesh.policy import MethodPolicy as MethodPolicy
     from mesh.policy import RetryPolicy as RetryPolicy
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 # Where each public name lives.
 _HOMES = {
     "AttemptRecord": "mesh.instance",
+    "Balancer": "mesh.policy",
+    "BalancerPolicy": "mesh.policy",
     "BreakerInterceptor": "mesh.client.interceptors",
     "BreakerPolicy": "mesh.policy",
     "CallError": "mesh.client.errors",
@@ -65,6 +69,8 @@ _HOMES = {
 
 __all__ = [
     "AttemptRecord",
+    "Balancer",
+    "BalancerPolicy",
     "BreakerInterceptor",
     "BreakerPolicy",
     "CallError",

@@ -21,6 +21,7 @@ import grpc
 from grpc import aio
 from opentelemetry.trace import Span
 
+from mesh.client.balance import Balance, Ride
 from mesh.client.connection import Connection
 from mesh.client.ended import LOCALLY_CANCELLED, WRITE_FAILED, peek, was_cancelled_here
 from mesh.client.errors import CallError, metadata_fault, tell
@@ -74,6 +75,8 @@ class Attempts:
     _slot: Slot
     _connection: Connection
     _permit: Permit
+    _balance: Balance | None = None
+    """What chose the attempt's endpoint, other than the roster."""
     _attempt_started = 0.0
     _payload = b""
     attempts: tuple[AttemptRecord, ...] = ()
@@ -120,7 +123,7 @@ class Attempts:
             except Exception as e:
                 self._end_locally(grpc.StatusCode.INTERNAL, f"the request cannot be serialized: {e}")
                 return
-        picked = pool.pick(now)
+        picked = pool.pick(now) if pool.balance is None else self._choose(pool.balance, now)
         if picked is None:
             self._drive()
         else:
@@ -147,6 +150,8 @@ class Attempts:
         self._connection = connection = slot.connection
         connection.in_flight += 1
         inner.add_done_callback(self._attempt_done)
+        if self._balance is not None and self._balance.reads_reports:
+            self._balance.launched(slot, inner, self._method.monotonic)
         if self._movement is not None:
             self._moved()
         return inner
@@ -205,6 +210,8 @@ class Attempts:
         outcome = outcome_of(code)
         if code == "DEADLINE_EXCEEDED" and (self._committed or now - self._attempt_started < _PATIENCE):
             outcome = Outcome.NEUTRAL
+        if code == "RESOURCE_EXHAUSTED" and isinstance(self._permit, Ride):
+            self._permit.refused = True
         self._permit.record(outcome, now, self._method.pool.dice.random())
         self._method.attempts(code).inc()
         took = (now - self._attempt_started) * 1000
@@ -275,13 +282,17 @@ class Attempts:
             if left <= 0:
                 self._end_locally(grpc.StatusCode.DEADLINE_EXCEEDED, self._why_too_late())
                 raise Ended
-            picked = pool.pick(now, tried)
+            picked = pool.pick(now, tried) if pool.balance is None else self._choose(pool.balance, now)
             if picked is not None:
                 return picked, now
             if self._wait_for_ready is False and pool.is_hopeless:
                 self._end_locally(grpc.StatusCode.UNAVAILABLE, pool.complaint)
                 raise Ended
             await pool.changed(left)
+
+    def _choose(self, balance: Balance, now: float) -> Picked | None:
+        self._balance = balance
+        return balance.pick(now, self._tried, self._method, self._request, self._metadata)
 
     def _why_too_late(self) -> str:
         pool = self._method.pool

@@ -19,7 +19,7 @@ from mesh.client.errors import attempts
 from mesh.client.thread import LoopThread
 from mesh.clock import Clock, Dice
 from mesh.instance import Endpoint
-from mesh.policy import MethodPolicy
+from mesh.policy import Balancer, BalancerPolicy, MethodPolicy
 from mesh.settings import Settings
 from mesh.wallclock import CLOCK, DICE
 
@@ -39,6 +39,7 @@ def connect(
     settings: Settings | None = None,
     store: Store | None = None,
     policies: Mapping[str, MethodPolicy] | None = None,
+    balancer: Balancer | BalancerPolicy | None = None,
     clock: Clock = CLOCK,
     dice: Dice = DICE,
 ) -> Channel:
@@ -52,7 +53,14 @@ def connect(
     """
     thread = LoopThread.shared()
     inner = connect_async(
-        service, endpoints=endpoints, settings=settings, store=store, policies=policies, clock=clock, dice=dice
+        service,
+        endpoints=endpoints,
+        settings=settings,
+        store=store,
+        policies=policies,
+        balancer=balancer,
+        clock=clock,
+        dice=dice,
     )
     return Channel(inner, thread)
 

@@ -11,7 +11,7 @@ from mesh.client.pool import Pool
 from mesh.client.source import FixedSource, RegistrySource, ResolverSource, Source
 from mesh.clock import Clock, Dice
 from mesh.instance import Endpoint, check_service_name
-from mesh.policy import MethodPolicy
+from mesh.policy import Balancer, BalancerPolicy, MethodPolicy
 from mesh.settings import Settings
 from mesh.store import Store
 from mesh.telemetry import tracing
@@ -29,6 +29,7 @@ def connect(
     store: Store | None = None,
     resolver: Resolver | None = None,
     policies: Mapping[str, MethodPolicy] | None = None,
+    balancer: Balancer | BalancerPolicy | None = None,
     clock: Clock = CLOCK,
     dice: Dice = DICE,
 ) -> Channel:
@@ -41,6 +42,7 @@ def connect(
     settings: where the registry is and who we are; by default as the MESH_* variables say.
     store, resolver: use these instead of the etcd of the settings. Whoever made them closes them.
     policies: by path ("/users.v1.UserService/GetUser"), over those of the contract.
+    balancer: how instances are chosen, over what the contract says; see docs/balancing.md.
 
     Nothing is sent before the first call, or `async with`, in a running event loop; the channel belongs to that loop.
     A call waits for an instance until its deadline (by default that of the method's policy); with
@@ -58,6 +60,16 @@ def connect(
     else:
         source = RegistrySource(service, settings, store, clock, dice)
     tracing.adopt()
-    rules = ServicePolicies(service, policies)
-    pool = Pool(service, source, policies=rules, tls=settings.tls, drain=settings.drain, clock=clock, dice=dice)
+    rules = ServicePolicies(service, policies, BalancerPolicy(balancer) if isinstance(balancer, Balancer) else balancer)
+    pool = Pool(
+        service,
+        source,
+        policies=rules,
+        tls=settings.tls,
+        drain=settings.drain,
+        zone=settings.zone,
+        client=settings.instance_id or f"{dice.randrange(2**62):x}",
+        clock=clock,
+        dice=dice,
+    )
     return Channel(pool, rules)

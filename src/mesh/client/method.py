@@ -23,6 +23,7 @@ class Method:
 
     __slots__ = (
         "__weakref__",
+        "answers_once",
         "attempts_ok",
         "calls_ok",
         "kind",
@@ -51,6 +52,7 @@ class Method:
         registered: bool,
     ) -> None:
         self.kind = kind
+        self.answers_once = kind.endswith("_unary")
         self.sends_one = kind.startswith("unary_")
         self.path = path
         self.service, _, self.name = path.lstrip("/").rpartition("/")

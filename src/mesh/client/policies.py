@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mesh.contract.policies import policies_of, read_override
 from mesh.errors import ContractError
-from mesh.policy import DEFAULT_POLICY, BreakerPolicy, MethodPolicy
+from mesh.policy import DEFAULT_POLICY, BalancerPolicy, BreakerPolicy, MethodPolicy
 
 if TYPE_CHECKING:
     from mesh.client.method import Method
@@ -20,8 +21,16 @@ _log = logging.getLogger("mesh.client")
 class ServicePolicies:
     """Policies of one service's methods. An override takes effect with the next call."""
 
-    def __init__(self, service: str, given: Mapping[str, MethodPolicy] | None = None) -> None:
-        """`given`: by path, over everything else. Raises ContractError if the contract's policies make no sense."""
+    def __init__(
+        self,
+        service: str,
+        given: Mapping[str, MethodPolicy] | None = None,
+        balancer: BalancerPolicy | None = None,
+    ) -> None:
+        """`given`, by path, and `balancer` go over everything else. Raises ContractError if the contract's policies
+        make no sense.
+        """
+        self._balancer = balancer
         self._service = service
         self._given = dict(given or {})
         self._methods: weakref.WeakSet[Method] = weakref.WeakSet()
@@ -34,9 +43,15 @@ class ServicePolicies:
         """
         return next(iter(self._now.values()), DEFAULT_POLICY).breaker
 
+    @property
+    def balancer(self) -> BalancerPolicy:
+        """The balancer of the whole channel, by the same rule; only its keys are each method's own."""
+        return self._balancer or next(iter(self._now.values()), DEFAULT_POLICY).balancer
+
     def of(self, path: str) -> MethodPolicy:
         """Return the policy of a method."""
-        return self._now.get(path, DEFAULT_POLICY)
+        policy = self._now.get(path, DEFAULT_POLICY)
+        return policy if self._balancer is None else replace(policy, balancer=self._balancer)
 
     def follow(self, method: Method) -> None:
         """Keep the policy of this method up to date."""

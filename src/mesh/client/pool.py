@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from mesh import credentials
+from mesh.client.balance import Balance, instances_of, without
 from mesh.client.connection import Connection
 from mesh.client.policies import ServicePolicies
 from mesh.client.roster import Changes, Picked, Roster, Slot
@@ -19,7 +20,7 @@ from mesh.client.source import Source
 from mesh.client.tally import Tally
 from mesh.clock import Clock, Dice
 from mesh.instance import State, View
-from mesh.policy import BudgetPolicy
+from mesh.policy import BalancerPolicy, BudgetPolicy
 from mesh.resilience.breaker import BreakerState
 from mesh.resilience.budget import Budget
 from mesh.settings import TLSFiles
@@ -46,6 +47,8 @@ class Pool:
         policies: ServicePolicies,
         tls: TLSFiles | None,
         drain: float,
+        zone: str,
+        client: str,
         clock: Clock,
         dice: Dice,
     ) -> None:
@@ -55,11 +58,18 @@ class Pool:
         self.budget = Budget(BudgetPolicy(), clock.monotonic())
         self.roster = Roster(service, policies.breaker, start=dice.randrange(1024), on_breaker=self._breaker_changed)
         self.pick: Callable[..., Picked | None] = self.roster.pick
+        self.balance: Balance | None = None
+        """Picks instead of the roster, where the policy asks for more than turns."""
         self.loop: asyncio.AbstractEventLoop | None = None
         self.closed = False
         self.tallies: weakref.WeakSet[Tally] = weakref.WeakSet()
         self._source = source
         self._policies = policies
+        self._balanced_by = BalancerPolicy()
+        self._zone = zone
+        self._client = client
+        """Who we are, for the choice of a subset: the same for as long as we live."""
+        self._told = View(service)
         self._tls = tls
         self._credentials = credentials.channel_credentials(tls) if tls is not None else None
         self._fingerprint = credentials.fingerprint(tls) if tls is not None else ""
@@ -67,6 +77,7 @@ class Pool:
         self._waiters: list[asyncio.Future[None]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._renewed: dict[Slot, Connection] = {}
+        self._rebalance()
 
     def __repr__(self) -> str:
         return f"Pool({self.service}, {self.roster!r})"
@@ -74,7 +85,7 @@ class Pool:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to listen and to connect, in the running loop."""
         self.loop = loop
-        self._source.open(self._view_changed, self._policies.override)
+        self._source.open(self._view_changed, self._override)
         if self._tls is not None:
             self.spawn(self._renew())
 
@@ -145,14 +156,39 @@ class Pool:
             await asyncio.wait(ends, timeout=grace)
 
     def _view_changed(self, view: View) -> None:
-        if not self.closed:
-            self._apply(self.roster.update(view))
+        if self.closed:
+            return
+        self._told = view
+        part = instances_of(view, self.roster.slots, self._balanced_by, self._client, self._zone)
+        left = without(view, part, self.roster.slots)
+        if left is not part:
+            self._apply(self.roster.update(left))
+        self._apply(self.roster.update(part))
+
+    def _override(self, text: bytes | None) -> None:
+        self._policies.override(text)
+        self._rebalance()
+
+    def _rebalance(self) -> None:
+        policy = self._policies.balancer
+        if policy == self._balanced_by:
+            return
+        self._balanced_by = policy
+        self.balance = Balance.of(policy, self._zone, self.dice)
+        self._arrange()
+        # The subset may be another one now.
+        self._view_changed(self._told)
+
+    def _arrange(self) -> None:
+        if self.balance is not None:
+            self.balance.arrange(self.roster.pickable, self.clock.monotonic())
 
     def _apply(self, changes: Changes) -> None:
         for slot in changes.opened:
             slot.connection = self._connect(slot)
         for slot in changes.closed:
             self.spawn(self._leave(slot))
+        self._arrange()
         self._count()
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
@@ -207,6 +243,7 @@ class Pool:
         metrics.CLIENT_ENDPOINTS.labels(self.service, "not_ready").set(known - ready)
 
     def _breaker_changed(self, state: BreakerState) -> None:
+        self._arrange()
         metrics.CLIENT_BREAKER_TRANSITIONS.labels(self.service, state.value).inc()
         _log.info(
             "a breaker of %s is %s now", self.service, state.value, extra={"event.action": f"breaker-{state.value}"}

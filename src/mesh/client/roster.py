@@ -17,14 +17,15 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from mesh.balancing.picker import Candidate
 from mesh.balancing.round_robin import RoundRobin
 from mesh.instance import Endpoint, Instance, State, View
 from mesh.policy import BreakerPolicy
 from mesh.resilience.breaker import Breaker, BreakerState, Permit, is_panic
 from mesh.resilience.outcome import Outcome
 
-# Handed out in panic: nothing that it is told can change a breaker.
-_UNCOUNTED = Permit(Breaker(BreakerPolicy()), -1)
+UNCOUNTED = Permit(Breaker(BreakerPolicy()), -1)
+"""Handed out in panic: nothing that it is told can change a breaker."""
 
 Picked = tuple["Slot", Permit]
 
@@ -32,7 +33,7 @@ Picked = tuple["Slot", Permit]
 class Slot:
     """An endpoint that we know, its breaker, and the connection that somebody else keeps for it."""
 
-    __slots__ = ("breaker", "calls", "connected", "connection", "failing", "instance", "name", "suspect")
+    __slots__ = ("breaker", "calls", "candidate", "connected", "connection", "failing", "instance", "name", "suspect")
 
     def __init__(self, instance: Instance, breaker: Breaker) -> None:
         self.instance = instance
@@ -43,6 +44,8 @@ class Slot:
         """The last attempt to connect failed."""
         self.suspect = False
         """Gone from the registry without a goodbye, but its connection stands."""
+        self.candidate: Candidate[Slot] | None = None
+        """What a balancer knows of it; plain round robin knows nothing."""
         self.connection: Any = None
         self.calls: dict[Any, Any] = {}
         """The connection's multicallables, by method: a cache of whoever makes the calls."""
@@ -144,14 +147,14 @@ class Roster:
             permit.record(Outcome.NEUTRAL, now)
         panic = is_panic(self._ejected, len(self._turns.items))
         if panic and slot not in tried:
-            return slot, _UNCOUNTED
+            return slot, UNCOUNTED
         for candidate in self._turns.turn(tried):
             allowed = candidate.breaker.acquire(now)
             if allowed is not None:
                 return candidate, allowed
             if panic:
-                return candidate, _UNCOUNTED
-        return slot, _UNCOUNTED
+                return candidate, UNCOUNTED
+        return slot, UNCOUNTED
 
     def _vanished(self, endpoint: Endpoint, changes: Changes) -> None:
         slot = self._slots[endpoint]
