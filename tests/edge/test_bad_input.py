@@ -58,6 +58,7 @@ REQUESTS: list[tuple[str, str, int]] = [
 ]
 HEADERS: list[tuple[str, bytes, int]] = [
     ("200 headers", b"".join(b"x-%d: 1\r\n" % i for i in range(200)), 431),
+    ("10 KiB", b"x-long: " + b"y" * 10_000 + b"\r\n", 431),
     ("100 KiB", b"x-long: " + b"y" * 100_000 + b"\r\n", 431),
     ("underscore", b"x_forged: 1\r\n", 400),
     ("both lengths", b"transfer-encoding: chunked\r\ncontent-length: 5\r\n", 400),
@@ -114,6 +115,12 @@ def test_hostile_headers_are_refused_with_json(name: str, headers: bytes, status
     body = re.search(rb"\r\n\r\n(.*)", answer, re.DOTALL)
     if body is not None and body[1]:
         assert_is_error(json.loads(body[1]))
+
+
+def test_long_query_is_answered_or_refused_by_envoy_and_never_by_an_instance(front: Front) -> None:
+    for size in (1_000, 7_000):
+        assert ask(front.address, "GET", "/v1/users?page_token=" + "a" * size).status == 200
+    assert ask(front.address, "GET", "/v1/users?page_token=" + "a" * 20_000).status == 431
 
 
 def test_body_over_one_mebibyte_is_413(front: Front) -> None:

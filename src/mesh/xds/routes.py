@@ -28,6 +28,9 @@ FRONT = "front"
 CONTROL_PLANE = "control_plane"
 # Put on a call by the filter `repeats`, and nobody else: the filter takes a caller's own away.
 REPEATABLE = "x-mesh-repeatable"
+_ORIGINAL_PATH = "x-envoy-original-path"
+# Stands in for it from the router on: by this front.yaml knows that an error has to be JSON.
+TRANSCODED = "x-mesh-json"
 # What is kept of a body for a repeat.
 _MAX_KEPT = 1024 * 1024
 
@@ -113,11 +116,14 @@ def _route(cluster: str, method: Method, headers: _Headers, *, json: bool, repea
         name=method.path,
         match=route_components_pb2.RouteMatch(path=method.path, headers=headers),
         route=route_components_pb2.RouteAction(cluster=cluster, retry_policy=_retry(policy.retry, repeat)),
-        request_headers_to_remove=[REPEATABLE],
+        # A long query would be metadata beyond what a gRPC server takes, and is nobody's business there.
+        request_headers_to_remove=[REPEATABLE, _ORIGINAL_PATH],
         # The instance gives up when the caller does. A caller's own deadline stays as it is.
         request_headers_to_add=[_header("grpc-timeout", f"{round(policy.timeout * 1000)}m")],
         typed_per_filter_config=of_method(marked=_is_marked(method)),
     )
+    if json:
+        route.request_headers_to_add.append(_header(TRANSCODED, "1"))
     _limit(route.route, policy, json=json, streaming=method.streaming)
     if repeat and not method.streaming:
         _hedge(route.route, policy)
@@ -207,7 +213,7 @@ def _reflection(name: str) -> route_components_pb2.Route:
 
 
 def _transcoded() -> route_components_pb2.HeaderMatcher:
-    return _present("x-envoy-original-path")
+    return _present(_ORIGINAL_PATH)
 
 
 def _present(name: str) -> route_components_pb2.HeaderMatcher:
