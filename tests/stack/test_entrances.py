@@ -80,9 +80,10 @@ def test_curl_creates_and_gets_in_the_plain_form(each: Stack) -> None:
 
 def test_pages_follow_each_other_without_gap_or_repeat(each: Stack) -> None:
     made = {ask(each.edge, "POST", "/v1/users", fresh(), tls=each.tls).json()["id"] for _ in range(7)}
+    size = 997 if each.tls is None else 3  # the drills have left thousands of users on the one
     seen, token = [], ""
     while True:
-        page = ask(each.edge, "GET", f"/v1/users?page_size=3&page_token={token}", tls=each.tls).json()
+        page = ask(each.edge, "GET", f"/v1/users?page_size={size}&page_token={token}", tls=each.tls).json()
         seen += [user["id"] for user in page.get("users", [])]
         token = page.get("nextPageToken", "")
         if not token:
