@@ -20,3 +20,8 @@ class WallClock:
 
 CLOCK = WallClock()
 DICE = random.Random()  # noqa: S311  jitter and balancing, never secrets
+
+
+def dice(seed: int) -> random.Random:
+    """Return dice that fall the same way for the same seed."""
+    return random.Random(seed)  # noqa: S311  chance that can be repeated, never secrets

@@ -1,0 +1,87 @@
+"""The scenarios in examples/scenarios, and what they are there to show."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mesh.simulation import Report, read_scenarios, report_of, simulate
+from mesh.wallclock import dice
+
+FOLDER = Path(__file__).parents[2] / "examples" / "scenarios"
+
+
+@cache
+def reports(name: str, **settings: object) -> dict[str, Report]:
+    """Run an example and return its reports by variant."""
+    data = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    changes = {key.replace("__", "."): value for key, value in settings.items()}
+    return {s.name: report_of(s, simulate(s, dice)) for s in read_scenarios(data, changes)}
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_retry_storm_outlives_its_trigger_without_a_budget_and_not_with_one(seed):
+    with_it, without = (reports("retry-storm", seed=seed)[v] for v in ("budget on", "budget off"))
+    for report in (with_it, without):
+        assert report.phase("before").success_rate > 0.999
+        assert report.phase("before").load < 0.8
+    # The trigger is gone for forty seconds; the load that it left behind is not.
+    assert without.recovered is None
+    assert without.phase("after").load > 1.5
+    assert without.phase("after").success_rate < 0.05
+    assert without.series.goodput[-10:] == pytest.approx([0] * 10, abs=20)
+    assert with_it.recovered is not None
+    assert with_it.recovered <= 5
+    assert with_it.phase("after").load < 0.75
+    assert with_it.phase("after").success_rate > 0.94
+
+
+def test_it_is_the_budget_that_ends_the_storm_and_not_the_breakers():
+    found = reports("retry-storm", clients__breaker=False)
+    assert found["budget on"].recovered is not None
+    assert found["budget off"].recovered is None
+
+
+def test_servers_that_drop_what_nobody_waits_for_do_not_end_it_either():
+    found = reports("retry-storm", servers__abandoned="dropped")
+    assert found["budget on"].recovered is not None
+    assert found["budget off"].recovered is None
+
+
+def test_an_outage_of_everything_costs_a_third_more_load_with_a_budget_and_four_times_without():
+    found = reports("outage")
+    during = {name: report.phase("during") for name, report in found.items()}
+    # 20 % of the calls, plus ten per second and client: a tenth of the calls here.
+    assert during["budget on"].attempts_per_call == pytest.approx(1.3, abs=0.02)
+    assert during["budget off"].attempts_per_call == pytest.approx(4, abs=0.05)
+    assert during["budget and breakers off"].attempts_per_call == pytest.approx(4, abs=0.05)
+    for report in found.values():
+        assert report.recovered is not None
+        assert report.recovered <= 1
+        assert report.phase("after").success_rate > 0.999
+
+
+def test_one_slow_host_is_left_alone():
+    found = reports("one-slow-host")
+    assert found["round robin"].phase("during").success_rate > 0.98
+    assert found["round robin, no breakers"].phase("during").success_rate < 0.92
+    for report in found.values():
+        assert report.phase("after").success_rate > 0.999
+
+
+def test_a_rolling_restart_that_says_goodbye_fails_no_call_and_one_that_does_not_fails_some():
+    found = reports("rolling-restart")
+    calm = found["said goodbye"]
+    assert all(phase.succeeded == phase.calls for phase in calm.phases)
+    assert max(phase.attempts_per_call for phase in calm.phases) == 1
+    assert found["killed"].phase("during").succeeded < found["killed"].phase("during").calls
+
+
+def test_every_example_says_what_it_is_about():
+    files = sorted(FOLDER.glob("*.yaml"))
+    assert {f.stem for f in files} == {"one-slow-host", "outage", "retry-storm", "rolling-restart"}
+    for file in files:
+        assert all(s.about for s in read_scenarios(yaml.safe_load(file.read_text())))

@@ -1,0 +1,116 @@
+"""The simulated world against what is known without it: queueing theory, the SRE book's tables, and the real client."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+
+from mesh.client.roster import Roster
+from mesh.instance import Endpoint, Instance, View
+from mesh.policy import BreakerPolicy, BudgetPolicy, RetryPolicy
+from mesh.resilience.outcome import Outcome
+from mesh.simulation import Scenario, report_of, simulate
+from mesh.simulation.scenario import Clients, Fault, FaultKind, Servers, ServiceTime, Spread
+from mesh.simulation.server import Server
+from mesh.simulation.steering import Steering
+from mesh.simulation.timeline import Timeline
+from mesh.wallclock import dice
+
+TEN_MS = ServiceTime(Spread.EXPONENTIAL, 0.01, mean=0.01)
+
+
+def erlang_c(servers: int, load: float) -> float:
+    """Return the chance that a call has to wait, `load` in busy servers."""
+    terms = sum(load**n / math.factorial(n) for n in range(servers))
+    last = load**servers / math.factorial(servers) * servers / (servers - load)
+    return last / (terms + last)
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("utilisation", [0.3, 0.7])
+def test_waiting_times_are_those_of_queueing_theory(concurrency, utilisation):
+    rate = utilisation * concurrency / TEN_MS.mean
+    world = Scenario(
+        duration=20_000 / rate,
+        servers=Servers(1, TEN_MS, concurrency=concurrency, queue=10_000),
+        clients=Clients(1, rate, deadline=60, breaker=None),
+    )
+    tally = simulate(world, dice)
+    wait = erlang_c(concurrency, rate * TEN_MS.mean) / (concurrency / TEN_MS.mean - rate)
+    assert all(tally.ok)
+    assert sum(tally.took) / len(tally.took) == pytest.approx(TEN_MS.mean + wait, rel=0.12)
+
+
+def test_a_tail_is_where_the_scenario_puts_it():
+    spread = ServiceTime(Spread.LOGNORMAL, 0.02, math.log(5) / 2.3263, mean=0.0254)
+    world = Scenario(100, Servers(10, spread, concurrency=100), Clients(1, 200, deadline=60))
+    (phase,) = report_of(world, simulate(world, dice)).phases
+    assert phase.p50 == pytest.approx(0.02, rel=0.05)
+    assert phase.p99 == pytest.approx(0.1, rel=0.1)
+
+
+# SRE book, "Handling Overload": three attempts without a budget make three times the load, a budget of 10 % holds it at
+# 1.1 times. gRFC A6 allows five attempts.
+@pytest.mark.parametrize(
+    ("attempts", "share", "expected"), [(1, None, 1.0), (3, None, 3.0), (5, None, 5.0), (3, 0.1, 1.1), (5, 0.2, 1.2)]
+)
+def test_when_everything_fails_the_load_grows_as_the_sre_book_says(attempts, share, expected):
+    budget = BudgetPolicy(share=share, per_second=0.0) if share is not None else None
+    world = Scenario(
+        duration=32,
+        servers=Servers(5, TEN_MS),
+        clients=Clients(10, 50, retry=RetryPolicy(attempts), budget=budget, breaker=None),
+        faults=(Fault(FaultKind.ERRORS, 10, 20, servers=5),),
+    )
+    report = report_of(world, simulate(world, dice))
+    assert report.phase("during").attempts_per_call == pytest.approx(expected, rel=0.02)
+    assert report.phase("during").success_rate < 0.03
+
+
+def test_endpoints_are_picked_as_the_clients_roster_picks_them():
+    draws = random.Random(7)
+    policy = BreakerPolicy(consecutive_failures=2, open_for=3.0)
+    count = 5
+    servers = [Server(str(n), Servers(count, TEN_MS), Timeline(), draws, lambda: 0.0) for n in range(count)]
+    steering = Steering(servers, policy, 3)
+    roster = Roster("a.B", policy, start=3)
+    instances = [Instance("a.B", str(n), Endpoint("127.0.0.1", 1000 + n)) for n in range(count)]
+    slots = {s.instance.id: s for s in roster.update(View.of("a.B", instances)).opened}
+    for slot in slots.values():
+        roster.connection_changed(slot, connected=True)
+    ours = {e.server.id: e for e in steering.endpoints.values()}
+    for step in range(3000):
+        now = step * 0.01
+        tried = draws.sample(sorted(ours), draws.choice([0, 0, 1, 2, 5]))
+        theirs, permit = roster.pick(now, [slots[t] for t in tried])
+        endpoint, our_permit = steering.pick(now, [ours[t] for t in tried])
+        assert endpoint.server.id == theirs.instance.id
+        outcome = draws.choice([Outcome.SUCCESS, Outcome.FAILURE, Outcome.FAILURE, Outcome.NEUTRAL])
+        permit.record(outcome, now, 0.5)
+        our_permit.record(outcome, now, 0.5)
+
+
+def test_one_seed_is_one_story_and_another_seed_another():
+    world = Scenario(
+        duration=10,
+        servers=Servers(4, TEN_MS),
+        clients=Clients(5, 20),
+        faults=(Fault(FaultKind.CRASH, 3, 3, servers=1), Fault(FaultKind.HANG, 4, 3, servers=2)),
+    )
+    runs = [simulate(world, dice) for _ in range(2)]
+    assert runs[0].took == runs[1].took
+    assert runs[0].sent == runs[1].sent
+    assert simulate(replace(world, seed=2), dice).took != runs[0].took
+
+
+@pytest.mark.parametrize("kind", [k for k in FaultKind if k is not FaultKind.BURST])
+def test_every_call_has_one_end_whatever_happens(kind):
+    fault = Fault(kind, 2, 4, servers=3, factor=1000, rate=0.5, drain=0.5, down=1.0)
+    world = Scenario(9, Servers(3, TEN_MS, concurrency=2, queue=2), Clients(5, 40, deadline=0.5), faults=(fault,))
+    ends = simulate(world, dice)
+    begun = simulate(replace(world, faults=()), dice)
+    assert sorted(ends.began) == sorted(begun.began)
+    assert max(ends.took) <= 0.5 + 1e-9
