@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -37,7 +38,10 @@ def hosts() -> Iterator[list[Host]]:
 @pytest.fixture
 def channel(hosts: list[Host]) -> Iterator[Any]:
     with mesh.blocking.connect(SERVICE, endpoints=[h.address for h in hosts], policies=IDEMPOTENT) as made:
-        grpc.channel_ready_future(made).result(timeout=5)
+        grpc.channel_ready_future(made).result(timeout=5)  # one of the two
+        end = time.monotonic() + 10
+        while len(made._inner._pool.roster.pickable) < 2 and time.monotonic() < end:
+            time.sleep(0.01)
         yield made
 
 
@@ -68,6 +72,22 @@ def test_streams(channel: Any) -> None:
     assert channel.stream_unary(SU).with_call(iter([b"a"]))[1].code() is grpc.StatusCode.OK
     assert channel.stream_unary(SU).future(iter([b"a"])).result() == b"a"
     assert list(channel.stream_stream(SS)(iter([b"a", b"b"]))) == [b"a", b"b"]
+
+
+def test_a_stream_that_its_reader_drops_ends_at_the_server(channel: Any, hosts: list[Host]) -> None:
+    ended = threading.Event()
+
+    async def endless(message: bytes, context: Any) -> bytes:
+        context.add_done_callback(lambda _: ended.set())
+        if message.endswith(b"1"):
+            await asyncio.sleep(60)
+        return message
+
+    hosts[0].answer = hosts[1].answer = endless
+    for message in channel.unary_stream(US)(b"x"):
+        assert message == b"x0"
+        break
+    assert ended.wait(5)
 
 
 def test_a_conversation(channel: Any) -> None:

@@ -64,6 +64,18 @@ def test_a_service_without_instances_is_named() -> None:
     run(story())
 
 
+def test_calls_that_waited_in_vain_leave_nothing_behind() -> None:
+    async def story() -> None:
+        async with MemoryStore() as store, channel_over(store) as channel:
+            calls = [channel.unary_unary(UU)(b"x", timeout=0.05) for _ in range(20)]
+            calls[0].cancel()
+            ends = await asyncio.gather(*map(wait, calls), return_exceptions=True)
+            assert {type(end) for end in ends} == {mesh.CallError, asyncio.CancelledError}
+            assert not channel._pool._waiters
+
+    run(story())
+
+
 def test_without_waiting_a_dead_endpoint_fails_at_once_and_is_named() -> None:
     async def story() -> None:
         async with mesh.connect(SERVICE, endpoints=["127.0.0.1:1"]) as channel:

@@ -5,10 +5,11 @@ asyncio call that does the work on the loop thread.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import copy_context
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 from grpc import aio
@@ -22,7 +23,13 @@ from mesh.resilience.hops import CURRENT, Hop
 
 
 class BlockingCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # at run time grpc.Future takes no parameters
-    """A call in flight. Its callbacks run on the loop thread and must not make blocking calls."""
+    """A call in flight. Its callbacks run on the loop thread and must not make blocking calls.
+
+    As in grpc, a stream of responses that its reader has dropped is cancelled, unless somebody waits to be called back.
+    """
+
+    _call: Any = None
+    _called_back: ClassVar[set[BlockingCall]] = set()
 
     def __init__(
         self, thread: LoopThread, make: Callable[[], Any], requests: Iterable[Any] | None, *, unary: bool
@@ -32,7 +39,6 @@ class BlockingCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # at run 
         self._thread = thread
         self._make = make
         self._unary = unary
-        self._call: Any = None
         self._response: Any = None
         self._error: Exception | None = None
         self._begun = threading.Event()
@@ -53,6 +59,10 @@ class BlockingCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # at run 
         """The failed attempts so far."""
         return self._call.attempts if self._call is not None else ()
 
+    def __del__(self) -> None:
+        if self._call is not None and not self._ended.is_set():
+            self._thread.post(self._call.cancel)
+
     # -- on the loop thread
     # ---------------------------------------------------------------------------------------------
 
@@ -67,7 +77,8 @@ class BlockingCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # at run 
         if self._unary:
             self._waiting = self._thread.loop.create_task(self._await_response())
         else:
-            self._call.add_done_callback(lambda _: self._end())
+            ended = weakref.WeakMethod(self._end)
+            self._call.add_done_callback(lambda _: (end := ended()) and end())
 
     async def _await_response(self) -> None:
         try:
@@ -85,6 +96,7 @@ class BlockingCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # at run 
             self._ended.set()
             self._begun.set()
             callbacks, self._callbacks = self._callbacks, []
+            self._called_back.discard(self)
         for callback in callbacks:
             callback()
 
@@ -186,6 +198,7 @@ class BlockingCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # at run 
             if self._ended.is_set():
                 return False
             self._callbacks.append(callback)
+            self._called_back.add(self)
             return True
 
     def add_done_callback(self, fn: Callable[[Any], None]) -> None:

@@ -74,7 +74,7 @@ class Pool:
         self._credentials = credentials.channel_credentials(tls) if tls is not None else None
         self._fingerprint = credentials.fingerprint(tls) if tls is not None else ""
         self._drain = drain
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: set[asyncio.Future[None]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._renewed: dict[Slot, Connection] = {}
         self._rebalance()
@@ -122,11 +122,12 @@ class Pool:
         """Return when something may have changed about who can be called, or after so many seconds."""
         assert self.loop is not None
         waiter: asyncio.Future[None] = self.loop.create_future()
-        self._waiters.append(waiter)
+        self._waiters.add(waiter)
         timer = self.loop.call_later(limit, _wake, waiter) if limit is not None else None
         try:
             await waiter
         finally:
+            self._waiters.discard(waiter)
             if timer is not None:
                 timer.cancel()
 
@@ -190,8 +191,7 @@ class Pool:
             self.spawn(self._leave(slot))
         self._arrange()
         self._count()
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
+        for waiter in self._waiters:
             _wake(waiter)
 
     def _connect(self, slot: Slot) -> Connection:
@@ -227,7 +227,7 @@ class Pool:
             for slot in self.roster.slots:
                 overtaken, self._renewed[slot] = self._renewed.get(slot), self._connect(slot)
                 if overtaken is not None:
-                    await overtaken.close()
+                    self.spawn(overtaken.close())
 
     def _swap(self, slot: Slot, fresh: Connection) -> None:
         worn, slot.connection, slot.calls = slot.connection, fresh, {}
