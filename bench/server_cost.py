@@ -2,8 +2,8 @@
 
     python bench/server_cost.py [--rounds 20] [--calls 2000] [--at-once 50]
 
-Both serve one servicer from one process each; a round is as many calls to the one and then to the other, so whatever else
-the machine does falls on both. CPU is the kernel's own account of the process, threads included.
+Both serve one servicer from one process each; a round is as many calls to the one and then to the other, so whatever
+else the machine does falls on both. CPU is the kernel's own account of the process, threads included.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import grpc
+
 from users.v1 import users_pb2, users_pb2_grpc
 
 KINDS = ("plain", "mesh")

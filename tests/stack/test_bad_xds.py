@@ -10,9 +10,9 @@ import pytest
 from envoy.config.core.v3.base_pb2 import Node
 from envoy.service.discovery.v3.ads_pb2_grpc import AggregatedDiscoveryServiceStub
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
-from support.stack import Stack
 
 from support.entrances import channel
+from support.stack import Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.xdist_group("stack")]
 

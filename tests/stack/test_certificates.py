@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 import grpc
 import pytest
-from support.stack import Stack
 
 from mesh.cli import authority
 from mesh.wallclock import CLOCK
 from support.entrances import ask, channel
+from support.stack import Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.xdist_group("stack")]
 

@@ -13,7 +13,6 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from support.stack import Stack
 
 import mesh
 from mesh.etcd import EtcdStore
@@ -21,6 +20,7 @@ from mesh.instance import Endpoint, Instance, State
 from mesh.registry import record
 from mesh.settings import Settings
 from support.entrances import SERVICE
+from support.stack import Stack
 from users.v1.users_pb2 import GetUserRequest, User
 from users.v1.users_pb2_grpc import UserServiceServicer, UserServiceStub, add_UserServiceServicer_to_server
 

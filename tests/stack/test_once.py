@@ -7,8 +7,8 @@ import uuid
 
 import grpc
 import pytest
-from support.stack import Stack
 
+from support.stack import Stack
 from users.v1.users_pb2 import CreateUserRequest, ListUsersRequest, User
 from users.v1.users_pb2_grpc import UserServiceStub
 

@@ -10,9 +10,9 @@ from contextlib import ExitStack, contextmanager
 
 import grpc
 import pytest
-from support.stack import Stack
 
 from support.entrances import ask, call_bytes
+from support.stack import Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.alone, pytest.mark.xdist_group("stack")]
 

@@ -56,7 +56,7 @@ class EtcdTLS:
 
 
 class Etcd:
-    """One etcd member on loopback. Started by `start()` or `with`; keeps its ports for ever and its data until `wipe()`."""
+    """One etcd member on loopback, started by `start()` or `with`; keeps its ports, and its data until `wipe()`."""
 
     def __init__(
         self,
