@@ -30,8 +30,8 @@ from mesh.resilience.outcome import Outcome
 if TYPE_CHECKING:
     from mesh.client.method import Method
 
-LOAD_REPORT = "endpoint-load-metrics-bin"
-"""Where servers tell their load: gRFC A51."""
+LOAD_REPORT = "mesh-load-bin"
+"""Where servers of the mesh tell their load. gRPC's own entry (gRFC A51) says the same, but its core keeps that one."""
 
 
 class Ride(Permit):

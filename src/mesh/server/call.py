@@ -20,6 +20,7 @@ from mesh.resilience.hops import CURRENT, STOP_RETRYING, Hop
 from mesh.resilience.retry import PUSHBACK
 from mesh.server.errors import BROKEN, LEAVING, NEED_UNMET, NO_TIME_LEFT, TOO_SLOW, UNREADABLE, trailer_of
 from mesh.server.inhand import CallsInHand
+from mesh.server.load import LoadMeter
 from mesh.telemetry import metrics, tracing
 
 _log = logging.getLogger("mesh.server")
@@ -60,6 +61,7 @@ class ServedMethod:
         "clock",
         "in_hand",
         "longest",
+        "meter",
         "name",
         "running",
         "seconds",
@@ -81,6 +83,8 @@ class ServedMethod:
         self.running = 0
         self.seconds = metrics.SERVER_CALL_SECONDS.labels(service, name)
         self._counters: dict[str, Any] = {}
+        self.meter: LoadMeter | None = None
+        """Set where the contract asks for load reports."""
         _methods.add(self)
         # Asked when the page is read, so that a call pays an addition and not two locked gauges.
         metrics.SERVER_IN_FLIGHT.labels(service).set_function(partial(_running, service))
@@ -147,6 +151,11 @@ class ServedCall:
         self._aborted = _NAMES.get(code, "UNKNOWN") if isinstance(code, int) else str(code.name)
         if self.hop.is_spent:
             trailing_metadata = (*(trailing_metadata or self._context.trailing_metadata() or ()), _MARK)
+        if self.method.meter is not None:
+            trailing_metadata = (
+                *(trailing_metadata or self._context.trailing_metadata() or ()),
+                *self.method.meter.tell(),
+            )
         await self._context.abort(code, details, trailing_metadata)
         raise AssertionError("abort always raises")
 
@@ -165,6 +174,8 @@ class ServedCall:
         code = self._context.code()
         if code and self.hop.is_spent:
             self._context.set_trailing_metadata((*(self._context.trailing_metadata() or ()), _MARK))
+        if self.method.meter is not None:
+            self._context.set_trailing_metadata((*(self._context.trailing_metadata() or ()), *self.method.meter.tell()))
         self._close(_NAMES.get(code, "UNKNOWN") if code else "OK")
 
     async def fail(self, error: BaseException) -> NoReturn:
@@ -180,7 +191,8 @@ class ServedCall:
         self._close(refusal.code.name, cancelled=cancelled)
         # Whoever leaves says nothing about the others: there the call may be repeated.
         mark = (_MARK,) if self.hop.is_spent and refusal is not LEAVING else ()
-        await self._context.abort(refusal.code, refusal.message, trailer_of(refusal) + mark)
+        load = self.method.meter.tell() if self.method.meter is not None else ()
+        await self._context.abort(refusal.code, refusal.message, trailer_of(refusal) + mark + load)
         raise AssertionError("abort always raises")
 
     def _refusal_for(self, error: BaseException) -> Refusal | None:
@@ -215,6 +227,8 @@ class ServedCall:
         method.running -= 1
         method.seconds.observe(method.clock.monotonic() - self._started)
         method.count(code)
+        if method.meter is not None:
+            method.meter.answered(code)
         if self._scope is not None:
             tracing.end(self._span, code)
             self._scope.__exit__(None, None, None)

@@ -24,6 +24,7 @@ from mesh.policy import DEFAULT_POLICY
 from mesh.server.call import ServedCall, ServedMethod, TooLate, Unreadable
 from mesh.server.errors import NOT_IMPLEMENTED
 from mesh.server.inhand import CallsInHand
+from mesh.server.load import LoadMeter
 
 # Health watches and reflection have no end of their own and no contract with us.
 _PLUMBING_TIMEOUT = 24 * 3600.0
@@ -37,6 +38,7 @@ class Router(grpc.GenericRpcHandler):
     def __init__(self, servicers: Iterable[object], clock: Clock) -> None:
         self.in_hand = CallsInHand(clock)
         self.services: list[str] = []
+        self._meter = LoadMeter(clock)
         self._clock = clock
         self._methods: dict[str, Any] = {}
         # One label for every name that nobody serves: a scanner must not be able to fill the metrics.
@@ -66,6 +68,8 @@ class Router(grpc.GenericRpcHandler):
             streams = bool(handler.response_streaming)
             method = ServedMethod(service, name, timeout, self._clock, self.in_hand, streams=streams)
             self._methods[path] = _wrap(handler, method, servicer)
+            if path in policies and policies[path].balancer.load_reports:
+                method.meter = self._meter
         self.services.append(service)
 
 
