@@ -44,6 +44,8 @@ class Settings:
     drain: longest time that calls in flight are waited for when leaving.
     settle: of it, what those who watch are given to move away before the port closes. A mesh client needs 0.1 s,
         Envoy behind the control plane 0.25 s; without it calls on their way meet a server that is gone.
+    concurrency_min, concurrency_max: unary calls worked on at once; how many of that range is found by watching how
+        long they take. More are refused. A highest of 0: no limit.
     metrics: address of the Prometheus page, or None for none.
     networks: CIDR blocks, with ports if wanted, that instances may be in; others are ignored and counted. Empty: any.
     """
@@ -63,6 +65,8 @@ class Settings:
     ttl: float = 10.0
     drain: float = 10.0
     settle: float = 0.5
+    concurrency_min: int = 100
+    concurrency_max: int = 1000
     reflection: bool = True
     metrics: str = ""
     networks: tuple[str, ...] = ()
@@ -88,6 +92,8 @@ class Settings:
             "ttl": read.number("MESH_TTL", 10.0, low=2.0, high=600.0),
             "drain": read.number("MESH_DRAIN", 10.0, low=0.0, high=3600.0),
             "settle": read.number("MESH_SETTLE", 0.5, low=0.0, high=60.0),
+            "concurrency_min": read.whole("MESH_CONCURRENCY_MIN", 100, low=1, high=100_000),
+            "concurrency_max": read.whole("MESH_CONCURRENCY_MAX", 1000, low=0, high=100_000),
             "reflection": read.switch("MESH_REFLECTION", True),
             "metrics": read.text("MESH_METRICS"),
             "networks": tuple(read.networks("MESH_NETWORKS")),

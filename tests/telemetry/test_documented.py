@@ -81,7 +81,7 @@ def test_documented_defaults_of_settings_are_those_of_the_code() -> None:
     assert Settings.from_env({name: value for name, value in told.items() if value}) == Settings()
     assert {name for name, value in told.items() if value} == {
         *("MESH_ETCD", "MESH_PREFIX", "MESH_LISTEN", "MESH_WEIGHT", "MESH_TTL", "MESH_DRAIN", "MESH_SETTLE"),
-        *("MESH_REFLECTION", "MESH_LOG_LEVEL"),
+        *("MESH_REFLECTION", "MESH_LOG_LEVEL", "MESH_CONCURRENCY_MIN", "MESH_CONCURRENCY_MAX"),
     }
 
 

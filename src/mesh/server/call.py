@@ -17,8 +17,10 @@ import grpc
 from mesh.clock import Clock
 from mesh.errors import Refusal
 from mesh.resilience.hops import CURRENT, STOP_RETRYING, Hop
+from mesh.resilience.limiter import Pace
 from mesh.resilience.retry import PUSHBACK
-from mesh.server.errors import BROKEN, LEAVING, NEED_UNMET, NO_TIME_LEFT, TOO_SLOW, UNREADABLE, trailer_of
+from mesh.server.admission import Admission
+from mesh.server.errors import BROKEN, LEAVING, NEED_UNMET, NO_TIME_LEFT, OVERLOADED, TOO_SLOW, UNREADABLE, trailer_of
 from mesh.server.inhand import CallsInHand
 from mesh.server.load import LoadMeter
 from mesh.telemetry import metrics, tracing
@@ -58,11 +60,13 @@ class ServedMethod:
     __slots__ = (
         "__weakref__",
         "_counters",
+        "admission",
         "clock",
         "in_hand",
         "longest",
         "meter",
         "name",
+        "pace",
         "running",
         "seconds",
         "service",
@@ -71,8 +75,17 @@ class ServedMethod:
     )
 
     def __init__(
-        self, service: str, name: str, timeout: float, clock: Clock, in_hand: CallsInHand, *, streams: bool
+        self,
+        service: str,
+        name: str,
+        timeout: float,
+        clock: Clock,
+        in_hand: CallsInHand,
+        *,
+        streams: bool,
+        admission: Admission | None = None,
     ) -> None:
+        """admission: the door that its calls come in by, None for one that is always open."""
         self.service = service
         self.name = name
         self.timeout = timeout
@@ -80,6 +93,8 @@ class ServedMethod:
         self.longest = max(LONGEST, timeout)
         self.clock = clock
         self.in_hand = in_hand
+        self.admission = admission
+        self.pace = Pace()
         self.running = 0
         self.seconds = metrics.SERVER_CALL_SECONDS.labels(service, name)
         self._counters: dict[str, Any] = {}
@@ -107,13 +122,26 @@ def _running(service: str) -> float:
 class ServedCall:
     """A call being answered. Handlers get it as their context: it is grpc's, with the deadline that really holds."""
 
-    __slots__ = ("_aborted", "_context", "_scope", "_span", "_started", "_task", "deadline", "hop", "method", "refused")
+    __slots__ = (
+        "_aborted",
+        "_context",
+        "_entered",
+        "_scope",
+        "_span",
+        "_started",
+        "_task",
+        "deadline",
+        "hop",
+        "method",
+        "refused",
+    )
 
     def __init__(self, method: ServedMethod, context: Any) -> None:
         self.method = method
         self._context = context
         self.refused: Refusal | None = None
         self._aborted = ""
+        self._entered: float | None = None
         self._scope: tracing.ServerSpan | None = None
         self._task = asyncio.current_task()
         self._started = now = method.clock.monotonic()
@@ -133,6 +161,28 @@ class ServedCall:
         if tracing.enabled():
             self._scope = tracing.start_server(method.service, method.name, context.invocation_metadata())
             self._span = self._scope.__enter__()
+
+    def is_let_in(self) -> bool:
+        """Let the call in if it needs no question: few are in work, or there is no limit."""
+        admission = self.method.admission
+        if admission is None:
+            return True
+        limiter = admission.limiter
+        if limiter.in_work < limiter.free_below:
+            limiter.begin()
+            self._entered = self._started
+            return True
+        return False
+
+    async def wait_to_be_let_in(self) -> None:
+        """Wait, for a few milliseconds at most, or raise TooLate: too many calls are in work."""
+        method = self.method
+        assert method.admission is not None
+        if not await method.admission.enter(method.service, self.hop.told()[1]):
+            if self.refused is None:
+                self.refused = OVERLOADED
+            raise TooLate
+        self._entered = method.clock.monotonic()
 
     @property
     def streams_for(self) -> float:
@@ -225,7 +275,10 @@ class ServedCall:
         self.hop.close(cancelled=cancelled)
         method.in_hand.discard(self)
         method.running -= 1
-        method.seconds.observe(method.clock.monotonic() - self._started)
+        now = method.clock.monotonic()
+        method.seconds.observe(now - self._started)
+        if self._entered is not None and method.admission is not None:
+            method.admission.leave(method.pace if code == "OK" else None, now - self._entered, now)
         method.count(code)
         if method.meter is not None:
             method.meter.answered(code)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
@@ -35,6 +36,13 @@ TOO_SLOW = Refusal(
 NEED_UNMET = Refusal(
     grpc.StatusCode.UNAVAILABLE, "A service that this one needs is not available.", "NEED_UNMET", DOMAIN
 )
+OVERLOADED = Refusal(
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "This server has more calls than it can answer in time: call again a little later.",
+    "OVERLOADED",
+    DOMAIN,
+    details=(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=1)),),
+)
 LEAVING = Refusal(grpc.StatusCode.UNAVAILABLE, "This server is leaving: call again.", "LEAVING", DOMAIN)
 NOT_IMPLEMENTED = Refusal(
     grpc.StatusCode.UNIMPLEMENTED, "This server does not implement the method.", "NOT_IMPLEMENTED", DOMAIN
@@ -59,7 +67,13 @@ def status_of(refusal: Refusal) -> status_pb2.Status:
 
 def trailer_of(refusal: Refusal) -> tuple[tuple[str, str | bytes], ...]:
     """Return the trailing metadata that carries the refusal."""
+    if refusal is OVERLOADED:
+        return _OVERLOADED
     return ((DETAILS_KEY, status_of(refusal).SerializeToString()),)
+
+
+# Made once: refusing must cost little just then.
+_OVERLOADED = ((DETAILS_KEY, status_of(OVERLOADED).SerializeToString()),)
 
 
 def refusal_of(error: grpc.RpcError) -> Refusal | None:

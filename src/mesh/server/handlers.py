@@ -21,6 +21,7 @@ from mesh.contract.policies import policies_of
 from mesh.errors import SettingsError
 from mesh.instance import check_service_name
 from mesh.policy import DEFAULT_POLICY
+from mesh.server.admission import Admission
 from mesh.server.call import ServedCall, ServedMethod, TooLate, Unreadable
 from mesh.server.errors import NOT_IMPLEMENTED
 from mesh.server.inhand import CallsInHand
@@ -35,11 +36,13 @@ _Handlers = Mapping[str, Any]
 class Router(grpc.GenericRpcHandler):
     """Finds the wrapped handler of a method. Knows the names of the services and the calls being answered."""
 
-    def __init__(self, servicers: Iterable[object], clock: Clock) -> None:
+    def __init__(self, servicers: Iterable[object], clock: Clock, admission: Admission | None = None) -> None:
+        """admission: the door for unary calls of contracts; without one all get in."""
         self.in_hand = CallsInHand(clock)
         self.services: list[str] = []
         self._meter = LoadMeter(clock)
         self._clock = clock
+        self._admission = admission
         self._methods: dict[str, Any] = {}
         # One label for every name that nobody serves: a scanner must not be able to fill the metrics.
         unknown = ServedMethod("unknown", "unknown", DEFAULT_POLICY.timeout, clock, self.in_hand, streams=False)
@@ -66,7 +69,8 @@ class Router(grpc.GenericRpcHandler):
             path = f"/{service}/{name}"
             timeout = policies[path].timeout if path in policies else default
             streams = bool(handler.response_streaming)
-            method = ServedMethod(service, name, timeout, self._clock, self.in_hand, streams=streams)
+            door = None if is_plumbing(service) or not handler.unary_unary else self._admission
+            method = ServedMethod(service, name, timeout, self._clock, self.in_hand, streams=streams, admission=door)
             self._methods[path] = _wrap(handler, method, servicer)
             if path in policies and policies[path].balancer.load_reports:
                 method.meter = self._meter
@@ -136,6 +140,8 @@ def _unary_unary(method: ServedMethod, behave: _Behave, parse: _Parse, serialize
         try:
             if call.refused is not None:
                 raise TooLate
+            if not call.is_let_in():
+                await call.wait_to_be_let_in()
             try:
                 message = parse(request)
             except Exception:

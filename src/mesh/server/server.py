@@ -23,6 +23,8 @@ from mesh.errors import SettingsError
 from mesh.etcd import EtcdStore
 from mesh.instance import Endpoint, Instance, State
 from mesh.registry.registrar import Registrar
+from mesh.resilience.limiter import LimitPolicy
+from mesh.server.admission import Admission
 from mesh.server.handlers import Router
 from mesh.server.health import Health
 from mesh.server.limits import server_options
@@ -70,7 +72,7 @@ class Server:
         self._clock, self._dice = clock, dice
         if not servicers:
             raise SettingsError("there is nothing to serve: give at least one servicer")
-        self._router = Router(servicers, clock)
+        self._router = Router(servicers, clock, self._make_admission())
         self.services = tuple(self._router.services)
         self.instance_id = instance_id(self._settings, dice)
         self._health = Health(self.services)
@@ -161,6 +163,10 @@ class Server:
     def unfinished(self) -> int:
         """Calls whose handlers still run."""
         return len(self._router.in_hand)
+
+    def _make_admission(self) -> Admission | None:
+        lowest, highest = self._settings.concurrency_min, self._settings.concurrency_max
+        return Admission(LimitPolicy(min(lowest, highest), highest), self._clock) if highest else None
 
     def _add_plumbing(self) -> None:
         self._router.add(self._health)

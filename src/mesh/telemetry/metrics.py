@@ -30,6 +30,8 @@ SERVER_CALL_SECONDS = Histogram(
     "mesh_server_call_seconds", "Time of a handler.", ["service", "method"], buckets=_SECONDS
 )
 SERVER_IN_FLIGHT = Gauge("mesh_server_in_flight", "Calls being answered.", ["service"])
+SERVER_LIMIT = Gauge("mesh_server_limit", "Calls worked on at once before others wait.")
+SERVER_SHED = Counter("mesh_server_shed", "Calls refused because there were too many.", ["service", "priority"])
 
 # Registry
 REGISTERED = Gauge("mesh_registry_registered", "1 while this instance is in the store.", ["service"])
