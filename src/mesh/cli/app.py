@@ -22,7 +22,7 @@ from mesh.cli.parameters import Address, ServiceName
 from mesh.errors import MeshError, SettingsError
 from mesh.instance import Endpoint
 from mesh.settings import Settings
-from mesh.wallclock import CLOCK, DICE
+from mesh.wallclock import CLOCK, DICE, dice
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "auto_envvar_prefix": None}
 _PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
@@ -231,6 +231,39 @@ def gen(protos: tuple[Path, ...], root: Path, out: Path) -> int:
     for path in generate(protos, root, out):
         click.echo(path)
     return 0
+
+
+@cli.command("simulate")
+@click.argument("scenario", type=click.Path(path_type=Path))
+@click.option(
+    "--set",
+    "settings",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Another value, by its place in the file; repeatable.",
+)
+@click.option("--seed", metavar="N", type=click.IntRange(0, 2**31), default=None, help="Other chance.")
+@click.option("--svg", metavar="FILE", type=click.Path(path_type=Path), default=None, help="Write the plot there.")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of table and plot.")
+def simulate(scenario: Path, settings: tuple[str, ...], seed: int | None, svg: Path | None, as_json: bool) -> int:
+    """Try retries, budgets, breakers and balancers against overload and outages, in virtual time.
+
+    SCENARIO is a YAML file that tells of servers, clients, and what befalls them (docs/simulation.md). The decisions
+    are those of real clients, by the same code; the same file and seed give the same result.
+
+    \b
+    Examples:
+      mesh simulate examples/scenarios/retry-storm.yaml
+      mesh simulate storm.yaml --set clients.retry.budget=off --set faults.0.factor=3
+      mesh simulate storm.yaml --svg storm.svg
+    """
+    from mesh.cli.simulate import run as run_simulation
+
+    if seed is not None:
+        settings = (*settings, f"seed={seed}")
+    return run_simulation(
+        scenario, settings, svg=svg, as_json=as_json, make_dice=dice, console=_console(), errors=_errors()
+    )
 
 
 @cli.command()

@@ -36,10 +36,13 @@ def read_scenarios(data: object, settings: Mapping[str, object] | None = None) -
 
     Raises ScenarioError at the first mistake.
     """
+    settings = settings or {}
+    if isinstance(data, Mapping):
+        data = _changed(data, settings)
     top = Section(data)
     variants = top.value("variants")
     if variants is None:
-        return [_scenario(_changed(data, settings or {}), "")]
+        return [_scenario(data, "")]
     if not isinstance(variants, Mapping) or not variants:
         raise top.error("variants", "write a mapping of names to settings")
     scenarios = []
@@ -47,9 +50,9 @@ def read_scenarios(data: object, settings: Mapping[str, object] | None = None) -
         changes = {} if changes is None else changes
         if not isinstance(changes, Mapping):
             raise ScenarioError(f"variants.{name} is no mapping: write settings such as clients.retry.budget: off")
-        # By their names: a variant that changes what another one changes must not see it changed.
-        changed = _changed(data, {str(path): value for path, value in changes.items()})
-        scenarios.append(_scenario(_changed(changed, settings or {}), str(name)))
+        varied = _changed(data, {str(path): value for path, value in changes.items()})
+        # Once more: what is asked for now is over what a variant says.
+        scenarios.append(_scenario(_changed(varied, settings), str(name)))
     return scenarios
 
 
@@ -70,7 +73,10 @@ def _changed(data: object, settings: Mapping[str, object]) -> object:
 
 def _step(at: Any, key: str, path: str) -> Any:
     if isinstance(at, list):
-        return at[_index(at, key, path)]
+        item = at[_index(at, key, path)]
+        if not isinstance(item, dict | list):
+            raise ScenarioError(f"{path} leads nowhere: item {key} of the list is no mapping")
+        return item
     if not isinstance(at.get(key), dict | list):
         at[key] = {}
     return at[key]
@@ -85,9 +91,10 @@ def _index(items: list[Any], key: str, path: str) -> int:
 def _scenario(data: object, name: str) -> Scenario:
     top = Section(data)
     top.value("variants")
+    duration = top.duration("duration")
     servers = _servers(top.section("servers"))
     scenario = Scenario(
-        duration=top.duration("duration"),
+        duration=duration,
         servers=servers,
         clients=_clients(top.section("clients")),
         faults=tuple(_fault(section, servers) for section in top.sections("faults")),
