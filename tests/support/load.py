@@ -1,4 +1,5 @@
-"""A steady load on the two roads, the mesh client and Envoy, while a test breaks things; and what became of every call.
+"""A steady load on some roads, the mesh client ("mesh", and its twin "blocking") and Envoy ("edge"), while a test
+breaks things; and what became of every call.
 
 Open loop: a call begins at its moment on the schedule, whatever has become of those before it. Each road has its own
 process (`support.loadgen`), so that neither the test nor the other road is in its way. The mix is seven reads to three
@@ -75,6 +76,8 @@ class Load:
     tls: Mapping[str, str] | None = None
     rate: float = 200.0
     roads: Sequence[str] = ("mesh", "edge")
+    deadline: float | None = None
+    """Seconds that a call may take; None leaves it to the policies, and gives up at the edge after a long while."""
     reports: dict[str, Report] = field(default_factory=dict)
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -97,6 +100,17 @@ class Load:
         finally:
             self._kill()
 
+    def ask(self, road: str, order: str = "state") -> dict[str, Any]:
+        """Have a road's process tell of itself (`support.callers.State`), "rest" before that, or "go" on."""
+        process = self._running[road]
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{order}\n".encode())
+        process.stdin.flush()
+        told: dict[str, Any] = json.loads(process.stdout.readline() or "{}")
+        assert told, f"{road}: {self._log(road).read_text()}"
+        return told
+
     def check(self) -> None:
         """Fail the test if any call failed, telling which and how."""
         story = "\n".join(str(report) for report in self.reports.values())
@@ -104,7 +118,14 @@ class Load:
         assert not any(report.failed for report in self.reports.values()), f"calls failed\n{story}"
 
     def _start(self, road: str) -> subprocess.Popen[bytes]:
-        job = {"road": road, "rate": self.rate, "edge": self.edge, "tls": self.tls, "out": str(self._result(road))}
+        job = {
+            "road": road,
+            "rate": self.rate,
+            "edge": self.edge,
+            "tls": self.tls,
+            "deadline": self.deadline,
+            "out": str(self._result(road)),
+        }
         here = str(Path(__file__).parents[1])
         env = {**os.environ, **self.environment, "PYTHONPATH": here}
         with self._log(road).open("wb") as log:

@@ -1,0 +1,70 @@
+"""`python -m drills [FAULT …]`: runs drills and writes docs/drills.json and docs/drills.md. `--soak` runs an hour."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from drills import paper
+from drills.drill import REGISTRY, run_now
+from drills.site import ROADS
+from drills.soak import soak
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what is asked for; 0 if it ran, whatever came of it, 1 if a soak lost something, 2 for a wrong name."""
+    parser = argparse.ArgumentParser(prog="drills", description=__doc__)
+    parser.add_argument("faults", nargs="*", metavar="FAULT", help=f"one or more of {', '.join(REGISTRY)}")
+    parser.add_argument("--road", action="append", choices=ROADS, help="only on this road (may be repeated)")
+    parser.add_argument("--short", action="store_true", help="shorter faults, for a look; rows say so")
+    parser.add_argument("--dry", action="store_true", help="print the rows and write nothing")
+    parser.add_argument("--soak", action="store_true", help="a random fault a minute instead")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of a soak")
+    parser.add_argument("--seed", type=int, default=None, help="of a soak")
+    given = parser.parse_args(argv)
+    if given.soak:
+        seed = given.seed if given.seed is not None else int.from_bytes(os.urandom(2))
+        with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+            return 0 if asyncio.run(soak(Path(folder), given.minutes, seed)) else 1
+    unknown = [name for name in given.faults if name not in REGISTRY]
+    if unknown:
+        print(f"no such fault: {', '.join(unknown)}. There are: {', '.join(REGISTRY)}", file=sys.stderr)
+        return 2
+    names = given.faults or list(REGISTRY)
+    for number, name in enumerate(names, 1):
+        _one(name, f"[{number}/{len(names)}] {name}", given)
+    return 0
+
+
+def _one(name: str, label: str, given: argparse.Namespace) -> None:
+    begin = time.monotonic()
+
+    def tell(what: str) -> None:
+        print(f"{label}: {what} ({time.monotonic() - begin:.0f} s)", flush=True)
+
+    tell("starting")
+    try:
+        rows = run_now(REGISTRY[name], roads=given.road or ROADS, short=given.short, tell=tell)
+    except Exception as e:  # one drill that cannot be run must not cost the others
+        tell(f"could not be run: {type(e).__name__}: {e}")
+        return
+    for row in rows:
+        row["load"] = round(os.getloadavg()[1], 1)
+        told = "met" if row["met"] else f"NOT met: {'; '.join(row['missed'])}"
+        print(
+            f"  {row['road']:8} {row['calls']} calls, {row['failed']} failed, p99 {row['p99_ms']:g} ms,"
+            f" recovered {row['recover_s']:g} s, {row['attempts_per_call']:.2f} attempts: {told}",
+            flush=True,
+        )
+    if not given.dry:
+        paper.write(paper.merge(rows), REGISTRY)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

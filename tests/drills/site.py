@@ -1,0 +1,326 @@
+"""What a drill breaks: etcd, instances, control plane and Envoy, each a process, and callers on three roads, each a
+process too. A story (`drills.registry`) gets a running Site; nothing of it is shared with another drill.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import time
+import urllib.request
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from signal import Signals
+from typing import Any, Self, TypeVar
+
+from mesh.instance import Endpoint
+from mesh.registry.record import service_prefix
+from support.callers import SERVICE
+from support.certificates import Authority
+from support.edge import Process
+from support.entrances import ask
+from support.envoy import Envoy
+from support.etcd import Etcd, EtcdCluster
+from support.load import Load, Report
+from support.ports import free_port
+from support.proxy import Proxy
+
+ROADS = ("mesh", "blocking", "edge")
+CLIENTS = ("mesh", "blocking")
+TTL = 10.0
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a site is made of. `proxied` puts a proxy before each instance, `etcd_proxied` one before etcd."""
+
+    instances: int = 3
+    etcds: int = 1
+    proxied: bool = False
+    etcd_proxied: bool = False
+    tls: bool = False
+    rate: float = 100.0
+    env: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Something measured by a story: it has to be at most `limit`."""
+
+    what: str
+    value: float
+    limit: float
+    roads: Sequence[str] = ROADS
+
+    @property
+    def met(self) -> bool:
+        """Whether it is."""
+        return self.value <= self.limit
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.value:.3g} (at most {self.limit:g})"
+
+
+class Member:
+    """An instance: its process, where it listens, where it is called, and its sickness."""
+
+    def __init__(self, folder: Path, number: int, env: Mapping[str, str], setup: Setup) -> None:
+        self.id = f"users-{number}"
+        self.listens = f"127.0.0.1:{free_port()}"
+        self.proxy = Proxy(self.listens) if setup.proxied else None
+        self.address = self.proxy.endpoint if self.proxy else self.listens
+        self._fault = folder / f"{self.id}.fault"
+        own = {
+            "MESH_INSTANCE_ID": self.id,
+            "MESH_LISTEN": self.listens,
+            "MESH_ADVERTISE": self.address,
+            "DRILL_FAULT": str(self._fault),
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+        }
+        self.process = Process(folder, self.id, {**env, **own}, "drills.instance")
+
+    def sicken(self, **sickness: Any) -> None:
+        """Make it sick, or healthy again; it knows within some 20 ms."""
+        self._fault.write_text(json.dumps(sickness))
+
+    def counts(self) -> dict[str, int]:
+        """Calls that came so far, by road."""
+        try:
+            found: dict[str, int] = json.loads(Path(f"{self._fault}.counts").read_text())
+        except FileNotFoundError:
+            return dict.fromkeys(ROADS, 0)
+        return found
+
+
+class Site:
+    """Everything a drill needs, running from `async with` to its end."""
+
+    def __init__(self, folder: Path, setup: Setup, *, roads: Sequence[str] = ROADS, short: bool = False) -> None:
+        self.folder, self.setup, self.roads, self.short = folder, setup, roads, short
+        self.facts: list[Fact] = []
+        self.injected = 0.0
+        """When the fault began."""
+        self.healed = float("inf")
+        """When it was over, if it was."""
+        self.drained: float | None = None
+        """Until when calls could begin, where the drill is about those in flight."""
+        self.cluster = EtcdCluster(folder / "etcd") if setup.etcds > 1 else None
+        self.etcd = self.cluster.members[0] if self.cluster else Etcd(folder / "etcd")
+        self.etcd_proxy = Proxy(self.etcd.endpoint) if setup.etcd_proxied else None
+        self.prefix = f"drill-{uuid.uuid4().hex[:8]}"
+        self.database = folder / "users.db"
+        self.authority = Authority(folder / "authority") if setup.tls else None
+        self.tls = self.authority.issue("party") if self.authority else None
+        self.env = self._environment()
+        self.members = [Member(folder, number, self.env, setup) for number in range(1, setup.instances + 1)]
+        self.control_plane = Endpoint("127.0.0.1", free_port())
+        self.metrics = f"127.0.0.1:{free_port()}"
+        plane = self.env | {"MESH_METRICS": self.metrics}
+        self.plane = Process(
+            folder, "control-plane", plane, "mesh", "control-plane", "--listen", str(self.control_plane)
+        )
+        self.envoy = Envoy(folder, self.control_plane, tls=self.tls)
+        self.load: Load
+        self._stack = AsyncExitStack()
+
+    def _environment(self) -> dict[str, str]:
+        endpoints = self.cluster.endpoints if self.cluster else [self.etcd.endpoint]
+        env = {
+            "MESH_ETCD": self.etcd_proxy.endpoint if self.etcd_proxy else ",".join(endpoints),
+            "MESH_PREFIX": self.prefix,
+            "MESH_TTL": f"{TTL:g}",
+            "USERS_DATABASE": f"sqlite:///{self.database}?synchronous=normal",
+        }
+        if self.tls is not None:
+            env |= {f"MESH_TLS_{part.upper()}": str(getattr(self.tls, part)) for part in ("ca", "cert", "key")}
+        return env | dict(self.setup.env)
+
+    async def __aenter__(self) -> Self:
+        async with self._stack:
+            for member in self.cluster.members if self.cluster else [self.etcd]:
+                self._stack.callback(member.kill)
+                await asyncio.to_thread(member.start, wait=False)
+            await asyncio.to_thread(self.etcd.wait_ready)
+            for proxy in (self.etcd_proxy, *(m.proxy for m in self.members)):
+                if proxy is not None:
+                    await self._stack.enter_async_context(proxy)
+            for process in (*(m.process for m in self.members), self.plane):
+                self._stack.callback(process.end, Signals.SIGKILL)
+                process.start()
+            await self._open_roads()
+            self._stack = self._stack.pop_all()
+        return self
+
+    async def _open_roads(self) -> None:
+        await self.until(lambda: len(self.listed()) == self.setup.instances, 60, "all are registered")
+        if "edge" in self.roads:
+            self._stack.callback(self.envoy.stop)
+            self.envoy.start()
+            await asyncio.to_thread(self.envoy.wait_ready, 60)
+            await self.until(lambda: self.healthy() == self.setup.instances, 60, "Envoy knows all")
+        names = {part: str(getattr(self.tls, part)) for part in ("ca", "cert", "key")} if self.tls else None
+        self.load = Load(
+            self.folder, self.env, str(self.envoy.edge), names, rate=self.setup.rate, roads=self.roads, deadline=1.0
+        )
+        await asyncio.to_thread(self.load.__enter__)
+        self._stack.callback(self.load._kill)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def finish(self) -> dict[str, Report]:
+        """Stop calling and return what became of every call."""
+        await asyncio.to_thread(self.load.__exit__, None)
+        return self.load.reports
+
+    # -- what stories say
+
+    async def steady(self, seconds: float) -> None:
+        """Let the calls go on."""
+        await asyncio.sleep(seconds)
+
+    def inject(self) -> None:
+        """Note that the fault begins now."""
+        self.injected = time.monotonic()
+
+    def heal(self) -> None:
+        """Note that the fault is over."""
+        self.healed = time.monotonic()
+
+    def fact(self, what: str, value: float, limit: float, *roads: str) -> None:
+        """Note what was measured, and what it may be at most."""
+        self.facts.append(Fact(what, value, limit, roads or self.roads))
+
+    async def until(self, condition: Callable[[], object], within: float, what: str) -> float:
+        """Wait for a condition and return the seconds it took; fail after so long."""
+        begin = time.monotonic()
+        while not await asyncio.to_thread(_holds, condition):
+            if time.monotonic() - begin > within:
+                raise AssertionError(f"not within {within:g} s: {what}")
+            await asyncio.sleep(0.01)
+        return time.monotonic() - begin
+
+    async def measure(self, what: str, condition: Callable[[], object], limit: float, *roads: str) -> float:
+        """Wait for a condition, some seconds beyond its limit, and note how long it took as a fact."""
+        begin = time.monotonic()
+        try:
+            taken = await self.until(condition, limit + 15.0, what)
+        except AssertionError:
+            taken = time.monotonic() - begin
+        self.fact(f"{what}, seconds", taken, limit, *roads)
+        return taken
+
+    async def measure_lists(self, what: str, wanted: Callable[[], set[str]], limit: float) -> None:
+        """Note for each road how long it takes until it calls just the wanted addresses."""
+
+        async def one(road: str) -> None:
+            await self.measure(what, lambda: self.ready(road) == wanted(), limit, road)
+
+        await asyncio.gather(*(one(road) for road in self.roads))
+
+    # -- what is the case
+
+    def listed(self) -> dict[str, str]:
+        """Id and address of each instance in etcd, by a linearizable read."""
+        told = self._asked_of_etcd()
+        return {key.rsplit("/", 1)[1]: json.loads(value)["Addr"] for key, value, _, _ in told if value.startswith("{")}
+
+    def revisions(self) -> dict[str, int]:
+        """When each key was created, in etcd's count."""
+        return {key: created for key, _, created, _ in self._asked_of_etcd()}
+
+    def lease(self, member: Member) -> str:
+        """The lease of an instance, as etcdctl writes it."""
+        return next(f"{lease:x}" for key, _, _, lease in self._asked_of_etcd() if key.endswith(f"/{member.id}"))
+
+    def key(self, member: str) -> str:
+        """The key of an instance."""
+        return f"{service_prefix(self.prefix, SERVICE)}{member}"
+
+    def _asked_of_etcd(self) -> list[tuple[str, str, int, int]]:
+        import base64
+
+        running = next(m for m in (self.cluster.members if self.cluster else [self.etcd]) if m.running)
+        told = json.loads(running.ctl("get", "--prefix", self.key(""), "--write-out=json"))
+        return [
+            (
+                base64.b64decode(kv["key"]).decode(),
+                base64.b64decode(kv["value"]).decode(),
+                kv["create_revision"],
+                kv.get("lease", 0),
+            )
+            for kv in told.get("kvs", [])
+        ]
+
+    def ready(self, road: str) -> set[str]:
+        """The addresses that calls of a road go to."""
+        if road in CLIENTS:
+            return set(self.load.ask(road)["ready"])
+        return {address for address, healthy in self._hosts().items() if healthy}
+
+    def _hosts(self) -> dict[str, bool]:
+        told = json.loads(self.envoy.get("/clusters?format=json"))["cluster_statuses"]
+        hosts = next((c.get("host_statuses", []) for c in told if c["name"] == SERVICE), [])
+        found = {}
+        for host in hosts:
+            at, health = host["address"]["socket_address"], dict(host["health_status"])
+            good = health.pop("eds_health_status", "HEALTHY") == "HEALTHY" and not any(health.values())
+            found[f"{at['address']}:{at['port_value']}"] = good
+        return found
+
+    def healthy(self) -> int:
+        """Instances that Envoy gives calls to."""
+        return sum(self._hosts().values())
+
+    def living(self) -> set[str]:
+        """The addresses of the instances whose process runs."""
+        return {member.address for member in self.members if member.process.running}
+
+    def plane_metric(self, name: str) -> float:
+        """A counter of the control plane, over all its labels."""
+        with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=5) as page:
+            lines = page.read().decode().splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name}{{", f"{name} ")))
+
+    def amplification(self) -> float:
+        """Attempts per call at Envoy."""
+        stats = self.envoy.stats(f"cluster.{SERVICE}.upstream_rq_(total|retry)$")
+        total, again = (stats.get(f"cluster.{SERVICE}.upstream_rq_{name}", 0) for name in ("total", "retry"))
+        return total / max(1, total - again)
+
+    # -- more hands
+
+    async def add_member(self) -> Member:
+        """Start one more instance; nothing is waited for."""
+        member = Member(self.folder, len(self.members) + 1, self.env, self.setup)
+        if member.proxy:
+            await self._stack.enter_async_context(member.proxy)
+        self.members.append(member)
+        self._stack.callback(member.process.end, Signals.SIGKILL)
+        member.process.start()
+        return member
+
+    def rows(self, like: str) -> int:
+        """How many users have an id like this, asked of the database itself."""
+        with sqlite3.connect(self.database) as db:
+            found: int = db.execute("SELECT count(*) FROM users WHERE id LIKE ?", (like,)).fetchone()[0]
+        return found
+
+    def serves(self) -> bool:
+        """Whether the edge answers."""
+        return ask(str(self.envoy.edge), "GET", "/v1/users?page_size=1").status == 200
+
+
+def _holds(condition: Callable[[], object]) -> bool:
+    try:
+        return bool(condition())
+    except (OSError, RuntimeError):  # whom we ask is away: not so, then
+        return False
+
+
+Story = Callable[[Site], Awaitable[None]]
