@@ -7,7 +7,6 @@ import os
 import pty
 import re
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from support import grpcurl
 from support.etcd import Etcd
 from support.stack import Stack
 
@@ -75,11 +75,9 @@ def test_the_curl_it_offers_creates_a_user(running: Stack) -> None:
     assert created["name"] == "Ada"
 
 
-@pytest.mark.skipif(
-    shutil.which("grpcurl") is None, reason="no grpcurl on PATH (tests/stack tries it where it is built)"
-)
 def test_the_grpcurl_it_offers_lists_users(running: Stack) -> None:
-    shell(offered(running.output, "grpcurl"))
+    path = f"{BIN}{os.pathsep}{Path(grpcurl.binary()).parent}{os.pathsep}{os.environ['PATH']}"
+    shell(offered(running.output, "grpcurl"), env={"PATH": path})
 
 
 def test_the_python_client_it_offers_runs_as_printed(running: Stack) -> None:

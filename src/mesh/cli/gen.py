@@ -9,20 +9,24 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 
+from google.rpc import status_pb2
+
+from grpcmesh.v1 import policy_pb2
 from mesh.cli.failure import MISUSED, Failure
+
+_POLICY = "grpcmesh/v1/policy.proto"
 
 
 def includes() -> tuple[Path, ...]:
     """Return the folders that hold what contracts import beyond protobuf's own files."""
-    common = Path(str(resources.files("google.rpc"))).parent.parent
-    shipped = Path(str(resources.files("grpcmesh.v1")))
-    # A wheel carries policy.proto beside its module; a checkout has it in proto/.
-    policy = shipped.parent.parent if (shipped / "policy.proto").is_file() else shipped.parents[2] / "proto"
-    return common, policy
+    beside = Path(policy_pb2.__file__).parents[2]
+    # A wheel carries policy.proto beside its module. A checkout has it in proto/, which comes first: installing it has
+    # left a copy, as it was then, where Google's files are.
+    policy = beside if (beside / _POLICY).is_file() else beside.parent / "proto"
+    return policy, Path(status_pb2.__file__).parents[2]
 
 
 def generate(protos: Sequence[Path], root: Path, out: Path) -> list[Path]:
