@@ -289,3 +289,34 @@ def test_the_makers_balancer_wins_for_every_method() -> None:
     rules = ServicePolicies("t.Test", {UU: MethodPolicy()}, policy)
     assert rules.balancer == policy
     assert rules.of(UU).balancer == rules.of("/t.Test/Other").balancer == policy
+
+
+def test_clients_with_lists_in_another_order_agree_on_the_owner_of_a_key() -> None:
+    async def story() -> None:
+        async with fleet(3) as hosts:
+            addresses = [host.address for host in hosts]
+            policy = BalancerPolicy(Balancer.CONSISTENT_HASH, hash_metadata="x-tenant")
+            for tenant in map(str, range(5)):
+                before = calls(hosts)
+                for listed in (addresses, addresses[::-1]):
+                    async with mesh.connect(SERVICE, endpoints=listed, balancer=policy) as channel:
+                        await until(lambda channel=channel: len(channel._pool.roster.pickable) == 3)
+                        await channel.unary_unary(UU)(b"x", metadata=[("x-tenant", tenant)])
+                assert sorted(now - then for now, then in zip(calls(hosts), before, strict=True)) == [0, 0, 2]
+
+    run(story())
+
+
+def test_another_instance_at_the_same_address_inherits_no_latency() -> None:
+    async def story() -> None:
+        async with connected(2, Balancer.LEAST_LOADED) as (hosts, channel, store):
+            hosts[0].answer = slow(0.1)
+            await call_often(channel, 40)
+            first = next(s for s in channel._pool.roster.slots if s.name == hosts[0].address)
+            assert first.candidate.load.measured
+            instance = Instance(SERVICE, "again", Endpoint("127.0.0.1", hosts[0].port), started=1.0)
+            await store.put(instance_key("mesh", instance), encode(instance))
+            await until(lambda: first.instance.id == "again")
+            assert not first.candidate.load.measured
+
+    run(story())

@@ -21,7 +21,7 @@ class Candidate(Generic[T]):
     __slots__ = ("ejected", "id", "item", "load", "reported", "since", "weight", "zone")
 
     def __init__(self, item: T, id: str, *, weight: int = 1, zone: str = "", since: float = 0.0) -> None:
-        """`since`: monotonic time at which it could be called for the first time."""
+        """id: its address, by which all clients place it alike. since: monotonic time of its first chance."""
         self.item = item
         self.id = id
         self.weight = weight

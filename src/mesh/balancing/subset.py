@@ -1,9 +1,10 @@
 """Which instances a client connects to where there are hundreds: a subset of its own, by rendezvous hashing.
 
 A thousand clients of five hundred instances would hold half a million connections, each watched and pinged. Each
-client ranks all instances by a hash of both names and takes the first few (gRFC A68 does the same). Everybody's subset
-is another, so each instance has about the same number of clients; a client replaces only the instance that left, and an
-instance that comes is taken up only by those in whose first few it ranks. No client needs to know of another.
+client ranks all instances by a hash of its name and their address and takes the first few (gRFC A68 does the same).
+Everybody's subset is another, so each instance has about the same number of clients; a client replaces only the
+instance that left, and an instance that comes is taken up only by those in whose first few it ranks. No client needs to
+know of another.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def subset(client: str, instances: Sequence[Instance], size: int, zone: str = ""
 
 def _first(client: str, instances: Iterable[Instance], size: int) -> list[Instance]:
     def rank(instance: Instance) -> tuple[bytes, str]:
-        return blake2b(f"{client}/{instance.id}".encode(), digest_size=8).digest(), instance.id
+        address = str(instance.endpoint)
+        return blake2b(f"{client}/{address}".encode(), digest_size=8).digest(), address
 
     return nlargest(size, instances, key=rank)

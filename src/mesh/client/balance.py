@@ -88,8 +88,10 @@ class Balance:
         before, candidates = set(self._candidates), []
         for slot in slots:
             candidate, instance = slot.candidate, slot.instance
-            if candidate is None or candidate.id != instance.id:
-                candidate = slot.candidate = Candidate(slot, instance.id, since=now)
+            if candidate is None or slot.candidate_of != instance.id:
+                # By address, as gRPC and Envoy hash: ids are made anew when a process starts, addresses mostly are not.
+                candidate, slot.candidate_of = Candidate(slot, slot.name, since=now), instance.id
+                slot.candidate = candidate
             elif candidate not in before:
                 candidate.reported.restart()
             candidate.weight, candidate.zone = instance.weight, instance.zone

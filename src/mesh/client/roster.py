@@ -33,7 +33,18 @@ Picked = tuple["Slot", Permit]
 class Slot:
     """An endpoint that we know, its breaker, and the connection that somebody else keeps for it."""
 
-    __slots__ = ("breaker", "calls", "candidate", "connected", "connection", "failing", "instance", "name", "suspect")
+    __slots__ = (
+        "breaker",
+        "calls",
+        "candidate",
+        "candidate_of",
+        "connected",
+        "connection",
+        "failing",
+        "instance",
+        "name",
+        "suspect",
+    )
 
     def __init__(self, instance: Instance, breaker: Breaker) -> None:
         self.instance = instance
@@ -46,6 +57,8 @@ class Slot:
         """Gone from the registry without a goodbye, but its connection stands."""
         self.candidate: Candidate[Slot] | None = None
         """What a balancer knows of it; plain round robin knows nothing."""
+        self.candidate_of = ""
+        """The id of the instance that this is known of: another one at the same address is another matter."""
         self.connection: Any = None
         self.calls: dict[Any, Any] = {}
         """The connection's multicallables, by method: a cache of whoever makes the calls."""
