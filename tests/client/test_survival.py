@@ -167,6 +167,7 @@ async def load(unary: Any, seconds: float, rate: float, timeout: float = 5.0) ->
     return calls
 
 
+@pytest.mark.alone
 def test_killing_an_instance_under_load_fails_no_idempotent_call() -> None:
     async def story() -> None:
         with processes(3) as instances:
@@ -183,6 +184,7 @@ def test_killing_an_instance_under_load_fails_no_idempotent_call() -> None:
     run(story())
 
 
+@pytest.mark.alone
 def test_a_hung_instance_is_left_within_three_seconds_and_taken_back() -> None:
     async def story(instances: list[tuple[subprocess.Popen[bytes], str]]) -> None:
         # Only servers of the mesh, which bring a contract, are watched so closely: others would take it amiss.
@@ -346,6 +348,7 @@ def test_who_cancelled_is_told_by_the_details() -> None:
     run(story())
 
 
+@pytest.mark.alone
 def test_a_silent_port_does_not_hold_calls_up() -> None:
     """A listener that never answers: connecting succeeds, HTTP/2 does not."""
 

@@ -106,6 +106,7 @@ def test_draining_instances_are_named() -> None:
     run(story())
 
 
+@pytest.mark.alone
 def test_a_new_instance_is_called_within_50_ms_of_its_registration() -> None:
     async def story() -> None:
         loop, took = asyncio.get_running_loop(), []

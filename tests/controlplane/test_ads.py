@@ -113,6 +113,7 @@ async def test_unknown_views_are_not_taken_for_empty_ones() -> None:
         await ads.silent()
 
 
+@pytest.mark.alone
 @story
 async def test_change_is_sent_at_once_and_those_after_it_together() -> None:
     async with mesh_of(1001) as (views, plane), Ads(plane.endpoint) as ads:

@@ -28,6 +28,7 @@ async def until(condition, seconds: float = 10.0) -> None:  # type: ignore[no-un
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.alone
 def test_new_instance_has_its_first_call_within_250_ms(tmp_path: Path) -> None:
     async def first_call(front: Front, stub: users_pb2_grpc.UserServiceStub) -> float:
         async with Tiny(TinyUsers()) as new:
