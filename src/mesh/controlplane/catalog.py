@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 from mesh.contract.descriptors import is_plumbing
 from mesh.controlplane import contracts, scripts
 from mesh.errors import ContractError
 from mesh.instance import Instance, View
-from mesh.policy import BreakerPolicy
+from mesh.policy import BalancerPolicy, BreakerPolicy
 from mesh.xds.clusters import cluster_for_envoy, cluster_for_grpc
 from mesh.xds.endpoints import endpoints, is_numeric
 from mesh.xds.listeners import listener_for_grpc
@@ -109,7 +111,7 @@ class Catalog:
         merged = self.merged()
         return Snapshot.of(
             [
-                *(_cluster_for_envoy(s.name, _breaker(s.methods), secrets) for s in services),
+                *(_cluster_for_envoy(s.name, _breaker(s.methods), secrets, _balancer(s.methods)) for s in services),
                 *(_endpoints(s.name, s.instances) for s in services),
                 routes_for_envoy(services, reflection=self._reflection),
                 transcoder(merged.descriptors, merged.services),
@@ -147,14 +149,18 @@ def _for_grpc(service: Service, secrets: str) -> tuple[Resource, ...]:
     return (
         _listener_for_grpc(service.name),
         routes_for_grpc(service),
-        _cluster_for_grpc(service.name, secrets),
+        _cluster_for_grpc(service.name, secrets, _balancer(service.methods)),
         _endpoints(service.name, service.instances),
     )
 
 
 def _breaker(methods: tuple[Method, ...]) -> BreakerPolicy:
     """A cluster has one breaker: the service's, which every method has unless it says otherwise."""
-    counts: dict[BreakerPolicy, int] = {}
-    for method in methods:
-        counts[method.policy.breaker] = counts.get(method.policy.breaker, 0) + 1
+    counts = Counter(method.policy.breaker for method in methods)
     return max(counts, key=lambda b: counts[b], default=BreakerPolicy())
+
+
+def _balancer(methods: tuple[Method, ...]) -> BalancerPolicy:
+    """A cluster has one balancer, by the same rule. Keys that are fields of requests are each method's own."""
+    counts = Counter(replace(method.policy.balancer, hash_field="") for method in methods)
+    return max(counts, key=lambda b: counts[b], default=BalancerPolicy())

@@ -8,7 +8,8 @@ from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tl
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from google.protobuf.duration_pb2 import Duration
 
-from mesh.policy import BreakerPolicy
+from mesh.policy import BalancerPolicy, BreakerPolicy
+from mesh.xds.balancing import balance_envoy, balance_grpc
 from mesh.xds.durations import duration
 from mesh.xds.resources import ENDPOINTS, Resource, pack
 
@@ -28,9 +29,12 @@ _BUFFER, _STREAM_WINDOW, _CONNECTION_WINDOW = 32 * 1024, 64 * 1024, 1024 * 1024
 # of them; a lower share would fail some of these, a higher one lets a sick service be stormed.
 _RETRY_SHARE, _RETRIES_ALWAYS = 40.0, 20
 _MAX_CALLS, _MAX_CONNECTIONS = 10_000, 1024
+_IN_TURN = BalancerPolicy()
 
 
-def cluster_for_envoy(service: str, breaker: BreakerPolicy, secrets: str = "") -> Resource:
+def cluster_for_envoy(
+    service: str, breaker: BreakerPolicy, secrets: str = "", balancer: BalancerPolicy = _IN_TURN
+) -> Resource:
     """Build the service's cluster.
 
     secrets: path, on Envoy's machine, of the folder with its certificates as SDS files; empty: plain text.
@@ -53,19 +57,21 @@ def cluster_for_envoy(service: str, breaker: BreakerPolicy, secrets: str = "") -
     )
     # An instance that left the registry is left alone at once, though its health check may still pass.
     message.ignore_health_on_host_removal = True
+    balance_envoy(message, balancer)
     if secrets:
         message.transport_socket.name = "envoy.transport_sockets.tls"
         message.transport_socket.typed_config.CopyFrom(pack(_tls(secrets)))
     return Resource.of(service, message, (ENDPOINTS, service))
 
 
-def cluster_for_grpc(service: str, secrets: str = "") -> Resource:
+def cluster_for_grpc(service: str, secrets: str = "", balancer: BalancerPolicy = _IN_TURN) -> Resource:
     """Build the service's cluster out of what gRPC's clients understand (gRFC A27, A29, A32, A50).
 
     secrets: name of the certificate provider in the client's bootstrap; empty: the client's fallback credentials.
     """
     message = _cluster(service)
     message.circuit_breakers.thresholds.add().max_requests.value = _MAX_CALLS
+    balance_grpc(message, balancer)
     message.outlier_detection.CopyFrom(
         outlier_detection_pb2.OutlierDetection(
             interval=duration(1),

@@ -17,6 +17,7 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
 
 from mesh.policy import DEFAULT_POLICY, MethodPolicy, RetryPolicy
+from mesh.xds.balancing import hash_policies
 from mesh.xds.durations import duration
 from mesh.xds.filters import of_catch_all, of_method
 from mesh.xds.resources import CLUSTER, Reference, Resource, pack
@@ -73,6 +74,7 @@ def routes_for_grpc(service: Service) -> Resource:
         route = host.routes.add()
         route.match.path = method.path
         _direct(route.route, service.name)
+        route.route.hash_policy.extend(hash_policies(method.policy.balancer))
         if method.policy.idempotent:
             route.route.retry_policy.CopyFrom(_grpc_retry(method.policy.retry))
     rest = host.routes.add()
@@ -124,6 +126,7 @@ def _route(cluster: str, method: Method, headers: _Headers, *, json: bool, repea
     )
     if json:
         route.request_headers_to_add.append(_header(TRANSCODED, "1"))
+    route.route.hash_policy.extend(hash_policies(policy.balancer))
     _limit(route.route, policy, json=json, streaming=method.streaming)
     if repeat and not method.streaming:
         _hedge(route.route, policy)
