@@ -135,8 +135,12 @@ def test_without_a_limit_everybody_gets_in() -> None:
     asyncio.run(story())
 
 
+TAKES = 0.050
+KNEE = 4 / TAKES
+
+
 class Pooled(EchoServicer):
-    """Needs one of a few connections for 20 ms per call, as a service does that asks a database."""
+    """Needs one of a few connections for a while per call, as a service does that asks a database."""
 
     def __init__(self) -> None:
         super().__init__("pooled")
@@ -144,11 +148,8 @@ class Pooled(EchoServicer):
 
     async def Unary(self, request: Any, context: Any) -> Any:
         async with self._pool:
-            await asyncio.sleep(0.020)
+            await asyncio.sleep(TAKES)
         return EchoResponse(text=request.text)
-
-
-KNEE = 4 / 0.020
 
 
 @dataclass
@@ -159,13 +160,13 @@ class Answer:
 
 
 async def drive(stub: Any, rate: float, seconds: float) -> list[Answer]:
-    """Call at a steady rate, whatever becomes of the calls before, each with half a second to live."""
+    """Call at a steady rate, whatever becomes of the calls before, each with a second to live."""
     begin, answers = time.monotonic(), list[Answer]()
 
     async def one() -> None:
         came, code = time.monotonic(), "OK"
         try:
-            await stub.Unary(EchoRequest(), timeout=0.5)
+            await stub.Unary(EchoRequest(), timeout=1.0)
         except grpc.aio.AioRpcError as e:
             code = e.code().name
         answers.append(Answer(came - begin, time.monotonic() - came, code))
@@ -180,24 +181,37 @@ async def drive(stub: Any, rate: float, seconds: float) -> list[Answer]:
     return answers
 
 
-async def overload(concurrency_max: int) -> tuple[float, float, list[Answer], list[Answer], list[Answer]]:
-    """Load a server with half of what it can do, with three times of it, and with half again."""
-    settings = replace(QUICK, concurrency_min=4, concurrency_max=concurrency_max)
-    async with echo(settings, servicer=Pooled()) as (stub, _):
-        before = await drive(stub, KNEE / 2, 2)
-        during = await drive(stub, KNEE * 3, 8)
-        after = await drive(stub, KNEE / 2, 3)
-    good = sum(a.code == "OK" and a.took < 0.25 for a in during) / 8
-    refused = sorted(a.took for a in during if a.code == "RESOURCE_EXHAUSTED")
-    return good, refused[len(refused) // 2] if refused else 0.0, before, during, after
+async def peak(stub: Any, seconds: float) -> float:
+    """Return the answers a second of twice as many callers as there are connections, each waiting for its answers."""
+    end, answers = time.monotonic() + seconds, 0
+
+    async def caller() -> None:
+        nonlocal answers
+        while time.monotonic() < end:
+            await stub.Unary(EchoRequest(), timeout=10)
+            answers += 1
+
+    await asyncio.gather(*(caller() for _ in range(8)))
+    return answers / seconds
+
+
+def codes(answers: list[Answer], since: float = 0.0) -> set[str]:
+    return {answer.code for answer in answers if answer.at >= since}
 
 
 @pytest.mark.alone
 def test_three_times_the_load_costs_a_fifth_of_the_goodput_at_most_and_refusals_are_quick() -> None:
-    good, refusal, before, during, after = asyncio.run(overload(1000))
-    assert {a.code for a in before} == {"OK"}
-    assert good >= 0.8 * KNEE
-    assert refusal < 0.025  # the middle one: 10 ms of waiting, and the road
-    admitted = sorted(a.took for a in during if a.code == "OK")
-    assert admitted[len(admitted) // 2] < 5 * 0.020
-    assert {a.code for a in after if a.at > 1} == {"OK"}
+    async def story() -> None:
+        async with echo(replace(QUICK, concurrency_min=8), servicer=Pooled()) as (stub, _):
+            before, healthy = await peak(stub, 2), await drive(stub, KNEE / 2, 2)
+            during = await drive(stub, KNEE * 3, 6)
+            after, recovered = await peak(stub, 2), await drive(stub, KNEE / 2, 2)
+        good = sorted(a.took for a in during if a.code == "OK")
+        refused = sorted(a.took for a in during if a.code == "RESOURCE_EXHAUSTED")
+        assert (codes(healthy), codes(recovered, since=1.0)) == ({"OK"}, {"OK"})
+        # What the machine can do changes with what else it does: compared with the same server before and after.
+        assert len(good) / 6 >= 0.8 * min(before, after)
+        assert good[len(good) // 2] < 10 * TAKES
+        assert refused[len(refused) // 2] < 0.1
+
+    asyncio.run(story())

@@ -14,7 +14,8 @@ What differs from it:
     while an overload lasts, and the limit with it. Where all of a minute was spent at the limit, one window is
     measured at the lowest limit (Envoy's adaptive concurrency does the same to find its minRTT); a server that was
     not at its limit is never slowed to be measured.
-  - A limit that was never reached falls from what was in use, not from its height; it grows only if half of it was.
+  - A limit falls from what was in use, not from its own height, and grows while nothing is slow, used or not: one that
+    is too high costs a moment of slowness, one that was left low by the last overload costs calls.
 
 Calls over the limit wait in a queue, a quarter of the limit in number and PATIENCE at the longest, which its caller
 counts; then they are refused. Priorities: "sheddable" calls use three quarters of the limit and never wait; "critical"
@@ -210,8 +211,6 @@ class Limiter:
         policy, limit = self._policy, self.limit
         if slowdown > TOLERANCE:
             limit = min(limit, float(max(self._peak, policy.lowest)))
-        elif self._peak < limit / 2:
-            return
         gradient = max(0.5, min(1.0, TOLERANCE / slowdown))
         wanted = limit * gradient + sqrt(limit)
         limit = limit * (1 - _SMOOTHING) + wanted * _SMOOTHING
