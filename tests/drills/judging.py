@@ -79,9 +79,11 @@ def _texts(rule: Rule, failed: Sequence[Outcome]) -> list[str]:
 
 
 def _kinds(calls: Sequence[Outcome]) -> str:
+    """Tell how many failed how, the most frequent first; writes apart, they have more to wait for."""
     counted: dict[str, int] = {}
     for call in calls:
-        counted[call.code] = counted.get(call.code, 0) + 1
+        what = f"{call.code} of {'reads' if call.kind.endswith(('get', 'list')) else 'writes'}"
+        counted[what] = counted.get(what, 0) + 1
     return ", ".join(f"{count} {code}" for code, count in sorted(counted.items(), key=lambda kind: -kind[1]))
 
 

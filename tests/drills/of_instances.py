@@ -267,3 +267,32 @@ async def _offered(site: Site) -> dict[str, tuple[int, float]]:
     """Calls that came so far over all instances, and when that was, by road."""
     counts = [member.counts() for member in site.members]
     return {road: (sum(c[road] for c in counts), time.monotonic()) for road in site.roads}
+
+
+LEAST_LOADED = '{"balancer": {"kind": "KIND_LEAST_LOADED"}}'
+_AS_BEFORE = "as before, with the balancer that an operator chooses where instances stall"
+
+fault(
+    "hung-least-loaded",
+    "instance hung (STOP 60 s, then CONT); least loaded",
+    "slow calls only in the first 2.5 s and ≤ 5 failed; back ≤ 2 s after CONT",
+    rule=Rule(failed=5, recover=2.5),
+    setup=Setup(policy=LEAST_LOADED),
+    note=_AS_BEFORE,
+)(hung)
+fault(
+    "grey-least-loaded",
+    "grey: one instance takes 500 ms; least loaded",
+    "ejected ≤ 5 s; afterwards p99 ≤ 2 × healthy; never more than half ejected",
+    rule=Rule(p99_factor=2.0),
+    setup=Setup(policy=LEAST_LOADED),
+    note=_AS_BEFORE,
+)(grey)
+fault(
+    "failing-least-loaded",
+    "instance fails 30 % of calls; least loaded",
+    "≥ 99.9 % success; ejected or starved ≤ 5 s",
+    rule=Rule(failed=None, success=0.999),
+    setup=Setup(policy=LEAST_LOADED),
+    note=_AS_BEFORE,
+)(failing)

@@ -18,7 +18,7 @@ from signal import Signals
 from typing import Any, Self, TypeVar
 
 from mesh.instance import Endpoint
-from mesh.registry.record import service_prefix
+from mesh.registry.record import policy_key, service_prefix
 from support.callers import SERVICE
 from support.certificates import Authority
 from support.edge import Process
@@ -46,6 +46,8 @@ class Setup:
     tls: bool = False
     rate: float = 100.0
     env: tuple[tuple[str, str], ...] = ()
+    policy: str = ""
+    """An operator's override, as it is put into etcd."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,8 @@ class Site:
                 self._stack.callback(member.kill)
                 await asyncio.to_thread(member.start, wait=False)
             await asyncio.to_thread(self.etcd.wait_ready)
+            if self.setup.policy:
+                await asyncio.to_thread(self.etcd.ctl, "put", policy_key(self.prefix, SERVICE), self.setup.policy)
             for proxy in (self.etcd_proxy, *(m.proxy for m in self.members)):
                 if proxy is not None:
                     await self._stack.enter_async_context(proxy)

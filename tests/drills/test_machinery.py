@@ -1,0 +1,74 @@
+"""What drills are judged and written down by."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from drills import paper
+from drills.drill import REGISTRY
+from drills.fault import Rule
+from drills.judging import rows
+from support.load import Outcome, Report
+
+
+def row(rule: Rule, *calls: Outcome, injected: float = 10.0, healed: float = float("inf"), name: str = "killed") -> Any:
+    """Judge the calls of one road by a rule."""
+    site: Any = SimpleNamespace(roads=("mesh",), short=False, facts=[], injected=injected, healed=healed, drained=None)
+    return rows(replace(REGISTRY[name], rule=rule), site, {"mesh": Report("mesh", calls)}, {"mesh": 1.0})[0]
+
+
+def call(start: float, seconds: float = 0.01, code: str = "OK", detail: str = "") -> Outcome:
+    return Outcome(start, seconds, "mesh get", code, detail)
+
+
+def test_one_failure_more_than_allowed_is_not_met() -> None:
+    assert row(Rule(failed=1), call(1), call(11, code="UNAVAILABLE"))["met"]
+    told = row(Rule(failed=1), call(1), call(11, code="UNAVAILABLE"), call(12, code="ABORTED"))
+    assert not told["met"]
+    assert (told["calls"], told["failed"]) == (3, 2)
+    assert "1 UNAVAILABLE of reads" in told["missed"][0]
+
+
+def test_recovery_is_told_by_the_last_bad_call_slow_ones_too() -> None:
+    told = row(Rule(recover=2.5), call(1), call(11), call(13, seconds=0.9), call(14))
+    assert told["recover_s"] == 3.0
+    assert not told["met"]
+    assert row(Rule(recover=3.5), call(1), call(13, seconds=0.9))["met"]
+
+
+def test_p99_is_held_against_the_calm_before() -> None:
+    calm = [call(n / 10) for n in range(99)]
+    assert row(Rule(p99_factor=2.0), *calm, call(16, seconds=0.015))["met"]
+    assert not row(Rule(p99_factor=2.0), *calm, call(16, seconds=0.3))["met"]
+    assert row(Rule(p99_factor=2.0), *calm, call(12, seconds=0.3), call(16))["met"]  # in the five seconds it is given
+
+
+def test_errors_are_held_to_codes_and_words() -> None:
+    rule = Rule(failed=None, codes=("UNAVAILABLE",), words=("sqlite",))
+    assert row(rule, call(1), call(11, code="UNAVAILABLE", detail="later"))["met"]
+    assert not row(rule, call(1), call(11, code="UNKNOWN"))["met"]
+    assert not row(rule, call(1), call(11, code="UNAVAILABLE", detail="SQLite said"))["met"]
+
+
+def test_running_one_fault_replaces_its_rows_alone(tmp_path: Path) -> None:
+    first = [{**row(Rule(), call(11), name=name), "load": 0.1} for name in ("hung", "killed")]
+    paper.write(paper.merge(first, tmp_path), REGISTRY, tmp_path)
+    again = {**row(Rule(), call(11), call(12), name="hung"), "load": 0.1}
+    merged = paper.merge([again], tmp_path)
+    assert [(told["fault"], told["calls"]) for told in merged] == [("killed", 1), ("hung", 2)]
+    paper.write(merged, REGISTRY, tmp_path)
+    assert "| instance hung" in (tmp_path / "drills.md").read_text()
+
+
+def test_what_is_committed_is_what_the_rows_say() -> None:
+    """The page is made from the rows: every row of drills.json is in it, and of faults that there are."""
+    committed = json.loads((paper.DOCS / "drills.json").read_text())
+    told = (paper.DOCS / "drills.md").read_text()
+    assert committed
+    for each in committed:
+        assert each["met"] == (not each["missed"])
+        assert f"{REGISTRY[each['fault']].sentence}" in told
