@@ -64,12 +64,25 @@ def test_an_outage_of_everything_costs_a_third_more_load_with_a_budget_and_four_
         assert report.phase("after").success_rate > 0.999
 
 
-def test_one_slow_host_is_left_alone():
-    found = reports("one-slow-host")
-    assert found["round robin"].phase("during").success_rate > 0.98
-    assert found["round robin, no breakers"].phase("during").success_rate < 0.92
-    for report in found.values():
+def test_one_slow_host_is_left_alone_by_its_load_at_once_and_by_a_breaker_after_some_calls():
+    found = {name: report.phase("during") for name, report in reports("one-slow-host").items()}
+    assert found["least loaded"].success_rate > 0.999
+    assert found["round robin"].success_rate > 0.98
+    assert found["round robin, no breakers"].success_rate < 0.92
+    for report in reports("one-slow-host").values():
         assert report.phase("after").success_rate > 0.999
+
+
+def test_servers_with_a_limit_answer_what_they_can_under_three_times_that_load():
+    limited, open_to_all = (reports("overload")[name] for name in ("adaptive limit", "no limit"))
+    during, capacity = limited.phase("during"), limited.scenario.servers.capacity
+    assert during.load == pytest.approx(3, rel=0.05)
+    assert during.goodput > 0.9 * capacity
+    assert during.p99 is not None
+    assert during.p99 < 0.3
+    assert during.attempts_per_call < 1.01  # a refusal is not repeated
+    assert limited.recovered == 0
+    assert open_to_all.phase("during").goodput < 0.3 * capacity
 
 
 def test_a_rolling_restart_that_says_goodbye_fails_no_call_and_one_that_does_not_fails_some():
@@ -82,6 +95,6 @@ def test_a_rolling_restart_that_says_goodbye_fails_no_call_and_one_that_does_not
 
 def test_every_example_says_what_it_is_about():
     files = sorted(FOLDER.glob("*.yaml"))
-    assert {f.stem for f in files} == {"one-slow-host", "outage", "retry-storm", "rolling-restart"}
+    assert {f.stem for f in files} == {"one-slow-host", "outage", "overload", "retry-storm", "rolling-restart"}
     for file in files:
         assert all(s.about for s in read_scenarios(yaml.safe_load(file.read_text())))

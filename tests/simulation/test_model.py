@@ -5,20 +5,25 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from mesh.balancing.load import Ending
+from mesh.client.balance import Balance
 from mesh.client.roster import Roster
-from mesh.instance import Endpoint, Instance, View
-from mesh.policy import BreakerPolicy, BudgetPolicy, RetryPolicy
+from mesh.instance import Endpoint as Address
+from mesh.instance import Instance, View
+from mesh.policy import Balancer, BalancerPolicy, BreakerPolicy, BudgetPolicy, MethodPolicy, RetryPolicy
 from mesh.resilience.outcome import Outcome
 from mesh.simulation import Scenario, report_of, simulate
 from mesh.simulation.scenario import Clients, Fault, FaultKind, Servers, ServiceTime, Spread
 from mesh.simulation.server import Server
-from mesh.simulation.steering import Steering
+from mesh.simulation.steering import Endpoints
 from mesh.simulation.timeline import Timeline
 from mesh.wallclock import dice
 
+ENDINGS = {Outcome.SUCCESS: Ending.ANSWERED, Outcome.FAILURE: Ending.FAILED, Outcome.NEUTRAL: Ending.CUT_SHORT}
 TEN_MS = ServiceTime(Spread.EXPONENTIAL, 0.01, mean=0.01)
 
 
@@ -70,27 +75,53 @@ def test_when_everything_fails_the_load_grows_as_the_sre_book_says(attempts, sha
     assert report.phase("during").success_rate < 0.03
 
 
-def test_endpoints_are_picked_as_the_clients_roster_picks_them():
-    draws = random.Random(7)
-    policy = BreakerPolicy(consecutive_failures=2, open_for=3.0)
-    count = 5
-    servers = [Server(str(n), Servers(count, TEN_MS), Timeline(), draws, lambda: 0.0) for n in range(count)]
-    steering = Steering(servers, policy, 3)
-    roster = Roster("a.B", policy, start=3)
-    instances = [Instance("a.B", str(n), Endpoint("127.0.0.1", 1000 + n)) for n in range(count)]
+class Even:
+    """Dice that always fall in the middle, so that two who throw them throw alike."""
+
+    def random(self) -> float:
+        return 0.5
+
+    def uniform(self, low: float, high: float, /) -> float:
+        return (low + high) / 2
+
+    def randrange(self, stop: int, /) -> int:
+        return stop // 2
+
+
+@pytest.mark.parametrize("kind", [Balancer.ROUND_ROBIN, Balancer.LEAST_LOADED])
+def test_endpoints_are_picked_as_the_real_client_picks_them(kind):
+    draws, timeline, count = random.Random(7), Timeline(), 5
+    breaker, policy = BreakerPolicy(consecutive_failures=2, open_for=3.0), BalancerPolicy(kind)
+    servers = [Server(str(n), Servers(count, TEN_MS), timeline, draws, lambda: 0.0) for n in range(count)]
+    endpoints = Endpoints(servers, breaker, policy, timeline, Even())
+    ours = {s.id: endpoints.get(s) for s in servers}
+
+    balance = Balance.of(policy, "", Even())
+    method = SimpleNamespace(policy=MethodPolicy(balancer=policy), answers_once=True)
+
+    def arrange(_: object = None) -> None:
+        if balance is not None:
+            balance.arrange(roster.pickable, timeline.now)
+
+    roster = Roster("a.B", breaker, start=512, on_breaker=arrange)
+    instances = [Instance("a.B", str(n), Address("127.0.0.1", 1000 + n)) for n in range(count)]
     slots = {s.instance.id: s for s in roster.update(View.of("a.B", instances)).opened}
     for slot in slots.values():
         roster.connection_changed(slot, connected=True)
-    ours = {e.server.id: e for e in steering.endpoints.values()}
+    arrange()
     for step in range(3000):
-        now = step * 0.01
+        timeline.now = now = step * 0.01
         tried = draws.sample(sorted(ours), draws.choice([0, 0, 1, 2, 5]))
-        theirs, permit = roster.pick(now, [slots[t] for t in tried])
-        endpoint, our_permit = steering.pick(now, [ours[t] for t in tried])
+        before = [slots[t] for t in tried]
+        theirs, permit = balance.pick(now, before, method, None, ()) if balance else roster.pick(now, before)
+        endpoint, our_permit = endpoints.pick(now, [ours[t] for t in tried])
         assert endpoint.server.id == theirs.instance.id
         outcome = draws.choice([Outcome.SUCCESS, Outcome.FAILURE, Outcome.FAILURE, Outcome.NEUTRAL])
-        permit.record(outcome, now, 0.5)
-        our_permit.record(outcome, now, 0.5)
+        took = draws.random() * 0.009
+        endpoint.call_began(now)
+        endpoint.call_ended(now + took, took, ENDINGS[outcome])
+        permit.record(outcome, now + took, 0.5)
+        our_permit.record(outcome, now + took, 0.5)
 
 
 def test_one_seed_is_one_story_and_another_seed_another():

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mesh.balancing.load import Ending
 from mesh.clock import Dice
 from mesh.policy import BudgetPolicy, MethodPolicy
 from mesh.resilience.breaker import Permit
@@ -13,8 +14,8 @@ from mesh.resilience.budget import Budget
 from mesh.resilience.outcome import Outcome, outcome_of
 from mesh.resilience.retry import Failure, Retries, Stop
 from mesh.simulation.scenario import Clients
-from mesh.simulation.server import Server
-from mesh.simulation.steering import Endpoint, Steering
+from mesh.simulation.server import REFUSED, Server
+from mesh.simulation.steering import Endpoint, Endpoints
 from mesh.simulation.tally import Tally
 from mesh.simulation.timeline import Timeline
 
@@ -69,13 +70,18 @@ class Attempt:
         self.is_over = True
         client = self.call.client
         now = client.timeline.now
+        took = now - self._started
         if code == "OK":
+            self.endpoint.call_ended(now, took, Ending.ANSWERED)
             self._permit.record(Outcome.SUCCESS, now)
             client.ended(self.call, ok=True)
             return
         outcome = outcome_of(code)
-        if code == "DEADLINE_EXCEEDED" and now - self._started < _PATIENCE:
+        if code == "DEADLINE_EXCEEDED" and took < _PATIENCE:
             outcome = Outcome.NEUTRAL
+        # Too much load is no fault, but a load.
+        slow = outcome is Outcome.FAILURE or code == REFUSED
+        self.endpoint.call_ended(now, took, Ending.FAILED if slow else Ending.CUT_SHORT)
         self._permit.record(outcome, now, client.dice.random())
         client.attempt_failed(self, Failure(code, unsent))
 
@@ -83,7 +89,7 @@ class Attempt:
 class Client:
     """One channel: its endpoints, its breakers, its budget."""
 
-    __slots__ = ("_budget", "_model", "_policy", "_steering", "_waiting", "dice", "tally", "timeline")
+    __slots__ = ("_budget", "_endpoints", "_model", "_policy", "_waiting", "dice", "tally", "timeline")
 
     def __init__(self, model: Clients, servers: Sequence[Server], timeline: Timeline, dice: Dice, tally: Tally) -> None:
         self.timeline = timeline
@@ -93,7 +99,7 @@ class Client:
         self._policy = MethodPolicy(timeout=model.deadline, idempotent=model.idempotent, retry=model.retry)
         budget = model.budget
         self._budget = Budget(budget, 0.0) if budget is not None else _Unlimited(BudgetPolicy(), 0.0)
-        self._steering = Steering(servers, model.breaker, dice.randrange(1024))
+        self._endpoints = Endpoints(servers, model.breaker, model.balancer, timeline, dice)
         self._waiting: dict[Call, None] = {}
         """Calls that have no endpoint to go to."""
 
@@ -125,16 +131,16 @@ class Client:
 
     def connection_lost(self, server: Server) -> None:
         """Pick it no more, and try to reach it again, for ever."""
-        endpoint = self._steering.endpoints.get(server)
+        endpoint = self._endpoints.get(server)
         if endpoint is None or not endpoint.connected:
             return
         endpoint.connected = False
-        self._steering.arrange()
+        self._endpoints.arrange()
         self._reconnect((endpoint, _FIRST_RECONNECT))
 
     def said(self, server: Server, *, ready: bool) -> None:
         """Take over from the registry whether a server wants calls."""
-        endpoint = self._steering.endpoints.get(server)
+        endpoint = self._endpoints.get(server)
         if endpoint is None:
             return
         endpoint.wanted = ready
@@ -155,7 +161,7 @@ class Client:
         self.timeline.at(again, self._reconnect, (endpoint, grown))
 
     def _arrange(self) -> None:
-        self._steering.arrange()
+        self._endpoints.arrange()
         waiting, self._waiting = self._waiting, {}
         for call in waiting:
             self._try(call)
@@ -167,12 +173,13 @@ class Client:
         if now >= call.deadline:
             self.ended(call, ok=False)
             return
-        picked = self._steering.pick(now, call.tried)
+        picked = self._endpoints.pick(now, call.tried)
         if picked is None:
             self._waiting[call] = None
             self.timeline.at(call.deadline, self._stop_waiting, call)
             return
         endpoint, permit = picked
+        endpoint.call_began(now)
         attempt = Attempt(call, endpoint, permit, now)
         call.attempts += 1
         self.tally.sent.append(now)

@@ -36,7 +36,7 @@ class Fate:
         match fault.kind:
             case FaultKind.CRASH:
                 at(fault.at, self._crash, server)
-                at(fault.until, _restart, server)
+                at(fault.until, Server.start, server)
             case FaultKind.HANG:
                 at(fault.at, _hang, server)
                 if fault.length > _HANG_NOTICED:
@@ -70,16 +70,12 @@ class Fate:
             client.said(server, ready=False)
 
     def _return(self, server: Server) -> None:
-        server.listening = True
+        server.start()
         self._timeline.at(self._timeline.now + _NEWS, self._say_back, server)
 
     def _say_back(self, server: Server) -> None:
         for client in self._clients:
             client.said(server, ready=True)
-
-
-def _restart(server: Server) -> None:
-    server.listening = True
 
 
 def _hang(server: Server) -> None:

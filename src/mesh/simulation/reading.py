@@ -10,13 +10,15 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from mesh.policy import BreakerPolicy, BudgetPolicy, RetryPolicy
+from mesh.policy import Balancer, BalancerPolicy, BreakerPolicy, BudgetPolicy, RetryPolicy
+from mesh.resilience.limiter import LimitPolicy
 from mesh.simulation.scenario import Clients, Fault, FaultKind, Scenario, Servers, ServiceTime, Spread
 from mesh.simulation.section import ScenarioError, Section
 
 __all__ = ["ScenarioError", "read_scenarios"]
 
-BALANCERS = ("round_robin",)
+# Loads are not reported and calls are about nothing: what goes by either has nothing to go by.
+BALANCERS = {"round_robin": Balancer.ROUND_ROBIN, "least_loaded": Balancer.LEAST_LOADED}
 CODES = (
     "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED",
     "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE",
@@ -109,7 +111,7 @@ def _scenario(data: object, name: str) -> Scenario:
 
 def _check(scenario: Scenario) -> None:
     servers, clients = scenario.servers, scenario.clients
-    connections = clients.count * min(clients.subset or servers.count, servers.count)
+    connections = clients.count * min(clients.balancer.subset_size or servers.count, servers.count)
     if connections > _MOST_CONNECTIONS:
         raise ScenarioError(
             f"{clients.count} clients of {servers.count} servers make {connections} connections: write clients.subset"
@@ -127,12 +129,14 @@ def _check(scenario: Scenario) -> None:
 
 
 def _servers(section: Section) -> Servers:
+    limit = section.optional("limit") if section.value("limit") is not None else None
     servers = Servers(
         count=section.whole("count", high=100_000),
         service_time=_service_time(section),
         concurrency=section.whole("concurrency", 10),
         queue=section.whole("queue", 100, low=0),
         serves_abandoned=section.choice("abandoned", ("dropped", "served"), "dropped") == "served",
+        limit=_policy(LimitPolicy, limit) if limit is not None else None,
     )
     section.finish()
     return servers
@@ -165,8 +169,11 @@ def _clients(section: Section) -> Clients:
         deadline=deadline,
         attempt_timeout=timeout,
         idempotent=not section.is_off("idempotent"),
-        balancer=section.choice("balancer", BALANCERS, "round_robin"),
-        subset=section.whole("subset", 0, low=0),
+        balancer=BalancerPolicy(
+            BALANCERS[section.choice("balancer", BALANCERS, "round_robin")],
+            slow_start=section.duration("slow_start", 0.0, above=False),
+            subset_size=section.whole("subset", 0, low=0),
+        ),
         retry=retry,
         budget=budget,
         breaker=_policy(BreakerPolicy, breaker) if breaker is not None else None,

@@ -8,7 +8,8 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mesh.policy import BreakerPolicy, BudgetPolicy, RetryPolicy
+from mesh.policy import BalancerPolicy, BreakerPolicy, BudgetPolicy, RetryPolicy
+from mesh.resilience.limiter import LimitPolicy
 
 
 class Spread(enum.StrEnum):
@@ -47,6 +48,9 @@ class Servers:
     serves_abandoned: bool = False
     """Work goes on, and begins, for callers that have given up (threads, databases)."""
 
+    limit: LimitPolicy | None = None
+    """Let in no more than they can do without getting slower; None: whoever comes."""
+
     @property
     def capacity(self) -> float:
         """Calls per second that all of them can answer."""
@@ -64,9 +68,7 @@ class Clients:
     attempt_timeout: float | None = None
     """Seconds after which an attempt is given up for another one."""
     idempotent: bool = True
-    balancer: str = "round_robin"
-    subset: int = 0
-    """Servers that each connects to; 0 is all."""
+    balancer: BalancerPolicy = field(default_factory=BalancerPolicy)
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     budget: BudgetPolicy | None = field(default_factory=BudgetPolicy)
     """None: retries cost nothing."""

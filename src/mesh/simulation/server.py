@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from mesh.clock import Dice
+from mesh.simulation.door import Door
 from mesh.simulation.scenario import Servers
 from mesh.simulation.timeline import Timeline
 
@@ -37,7 +38,7 @@ class Server:
     """One server. What befalls it is set by `faults` from outside."""
 
     __slots__ = (
-        "_dice", "_draw", "_model", "_queue", "_running", "_timeline",
+        "_dice", "_door", "_draw", "_model", "_queue", "_running", "_timeline",
         "error_code", "error_rate", "hung", "id", "listening", "slowness",
     )  # fmt: skip
 
@@ -55,6 +56,7 @@ class Server:
         self._queue: deque[Attempt] = deque()
         self._running: dict[Attempt, None] = {}
         """An ordered set: the order in which attempts are cut off must not be chance."""
+        self._door = self._new_door()
 
     def __repr__(self) -> str:
         return f"Server({self.id}, {len(self._running)} at work, {len(self._queue)} waiting)"
@@ -65,12 +67,15 @@ class Server:
             self._say(attempt, "UNAVAILABLE", unsent=True)
         elif self.error_rate and self._dice.random() < self.error_rate:
             self._say(attempt, self.error_code)
-        elif len(self._running) < self._model.concurrency and not self.hung:
-            self._begin(attempt)
-        elif len(self._queue) < self._model.queue or self.hung:
-            self._queue.append(attempt)
+        elif self._door is not None and not self.hung:
+            self._door.enter(attempt)
         else:
-            self._say(attempt, REFUSED)
+            self._take(attempt)
+
+    def start(self) -> None:
+        """Listen again, a new process."""
+        self.listening = True
+        self._door = self._new_door()
 
     def cut_off(self) -> None:
         """Break every connection: what it holds is lost to its callers, and to it."""
@@ -78,15 +83,38 @@ class Server:
         self._running.clear()
         self._queue.clear()
         for attempt in held:
+            self._leave(attempt, done=False)
             self._say(attempt, "UNAVAILABLE")
 
     def awake(self) -> None:
         """Go on after a hang with what came meanwhile; what is too much of it is refused."""
         self.hung = False
         while len(self._queue) > self._model.queue + self._model.concurrency:
-            self._say(self._queue.pop(), REFUSED)
+            attempt = self._queue.pop()
+            self._leave(attempt, done=False)
+            self._refuse(attempt)
         while self._queue and len(self._running) < self._model.concurrency:
             self._next()
+
+    def _take(self, attempt: Attempt) -> None:
+        if len(self._running) < self._model.concurrency and not self.hung:
+            self._begin(attempt)
+        elif len(self._queue) < self._model.queue or self.hung:
+            self._queue.append(attempt)
+        else:
+            self._leave(attempt, done=False)
+            self._refuse(attempt)
+
+    def _refuse(self, attempt: Attempt) -> None:
+        self._say(attempt, REFUSED)
+
+    def _leave(self, attempt: Attempt, *, done: bool) -> None:
+        if self._door is not None:
+            self._door.leave(attempt, done=done)
+
+    def _new_door(self) -> Door[Attempt] | None:
+        limit = self._model.limit
+        return Door(limit, self._timeline, self._take, self._refuse) if limit is not None else None
 
     def _begin(self, attempt: Attempt) -> None:
         self._running[attempt] = None
@@ -104,6 +132,7 @@ class Server:
             attempt.answer("OK")
         if self._queue:
             self._next()
+        self._leave(attempt, done=True)
 
     def _next(self) -> None:
         queue = self._queue
@@ -112,6 +141,7 @@ class Server:
             if self._model.serves_abandoned or not attempt.is_over:
                 self._begin(attempt)
                 return
+            self._leave(attempt, done=False)
 
     def _say(self, attempt: Attempt, code: str, *, unsent: bool = False) -> None:
         self._timeline.at(self._timeline.now + ROUND_TRIP, _deliver, (attempt, code, unsent))

@@ -1,18 +1,25 @@
 """Who is called next, as a mesh client decides it: those connected, in the balancer's order, those not tried yet first,
-none whose breaker says no, and ejection ignored where it says no for more than half (see mesh.client.roster).
+none whose breaker says no, and ejection ignored where it says no for more than half (see mesh.client.roster and
+mesh.client.balance).
 
 Breakers are made when an endpoint is called for the first time: a thousand clients of a hundred servers have 100,000.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
+from typing import Protocol
 
+from mesh.balancing.load import Ending
+from mesh.balancing.making import picker_for
+from mesh.balancing.picker import Candidate, Picker
 from mesh.balancing.round_robin import RoundRobin
-from mesh.policy import BreakerPolicy
+from mesh.clock import Dice
+from mesh.policy import BalancerPolicy, BreakerPolicy
 from mesh.resilience.breaker import Breaker, BreakerState, Permit, is_panic
 from mesh.resilience.outcome import Outcome
 from mesh.simulation.server import Server
+from mesh.simulation.timeline import Timeline
 
 # Handed out where no breaker is asked: nothing that it is told can change one.
 _UNCOUNTED = Permit(Breaker(BreakerPolicy()), -1)
@@ -21,23 +28,25 @@ _UNCOUNTED = Permit(Breaker(BreakerPolicy()), -1)
 class Endpoint:
     """A server as one client sees it."""
 
-    __slots__ = ("_breaker", "_on_change", "_policy", "connected", "server", "wanted")
+    __slots__ = ("_breaker", "_client", "candidate", "connected", "server", "wanted")
 
-    def __init__(self, server: Server, policy: BreakerPolicy | None, on_change: Callable[[BreakerState], None]) -> None:
+    def __init__(self, server: Server, client: Endpoints) -> None:
         self.server = server
         self.connected = True
         self.wanted = True
         """It has not said that it is leaving."""
-        self._policy = policy
-        self._on_change = on_change
+        self.candidate: Candidate[Endpoint] | None = None
+        """What a balancer that goes by loads knows of it."""
+        self._client = client
         self._breaker: Breaker | None = None
 
     def acquire(self, now: float) -> Permit | None:
         """Return leave to call it, or None while it is to be left alone."""
         if self._breaker is None:
-            if self._policy is None:
+            policy = self._client.breaker
+            if policy is None:
                 return _UNCOUNTED
-            self._breaker = Breaker(self._policy, self._on_change)
+            self._breaker = Breaker(policy, self._client.breaker_changed)
         return self._breaker.acquire(now)
 
     def connection_made(self) -> None:
@@ -51,25 +60,83 @@ class Endpoint:
         """Whether its breaker is not closed."""
         return self._breaker is not None and not self._breaker.is_closed
 
+    def call_began(self, now: float) -> None:
+        """Count a call in, where anybody asks."""
+        if self.candidate is not None:
+            self.candidate.load.began(now)
 
-class Steering:
-    """The endpoints of one client, and whose turn it is."""
+    def call_ended(self, now: float, took: float, ending: Ending) -> None:
+        """Count a call out."""
+        if self.candidate is not None:
+            self.candidate.load.ended(now, took, ending)
 
-    __slots__ = ("_ejected", "_turns", "endpoints")
 
-    def __init__(self, servers: Sequence[Server], policy: BreakerPolicy | None, start: int) -> None:
-        self.endpoints = {s: Endpoint(s, policy, self._breaker_changed) for s in servers}
-        self._turns: RoundRobin[Endpoint] = RoundRobin(start=start)
-        self._ejected = 0
+Picked = tuple[Endpoint, Permit]
+
+
+class Steering(Protocol):
+    """Chooses an endpoint for each attempt."""
+
+    def arrange(self, endpoints: Sequence[Endpoint], now: float) -> None:
+        """Choose from these from now on; called whenever one comes, goes, or is ejected."""
+        ...
+
+    def pick(self, now: float, tried: Collection[Endpoint]) -> Picked | None:
+        """Choose the endpoint of an attempt, none of `tried` if there is another; None where nothing is connected."""
+        ...
+
+
+class Endpoints:
+    """The endpoints of one client."""
+
+    __slots__ = ("_of", "_steering", "_timeline", "breaker", "pick")
+
+    def __init__(
+        self,
+        servers: Sequence[Server],
+        breaker: BreakerPolicy | None,
+        balancer: BalancerPolicy,
+        timeline: Timeline,
+        dice: Dice,
+    ) -> None:
+        self.breaker = breaker
+        self._timeline = timeline
+        picker = picker_for(balancer, start=dice.random())
+        self._steering: Steering = InTurn(dice.randrange(1024)) if picker is None else ByPicker(picker, dice)
+        self._of = {s: Endpoint(s, self) for s in servers}
+        self.pick = self._steering.pick
         self.arrange()
+
+    def get(self, server: Server) -> Endpoint | None:
+        """Return the endpoint of a server, if this client knows it."""
+        return self._of.get(server)
 
     def arrange(self) -> None:
         """Take over which endpoints are connected and wanted."""
-        self._turns.replace([e for e in self.endpoints.values() if e.connected and e.wanted])
-        self._count()
+        callable_now = [e for e in self._of.values() if e.connected and e.wanted]
+        self._steering.arrange(callable_now, self._timeline.now)
 
-    def pick(self, now: float, tried: Collection[Endpoint] = ()) -> tuple[Endpoint, Permit] | None:
-        """Choose the endpoint of an attempt, none of `tried` if there is another; None where nothing is connected."""
+    def breaker_changed(self, _: BreakerState) -> None:
+        """Take over that one was ejected, or is no longer."""
+        self.arrange()
+
+
+class InTurn:
+    """Plain round robin: mesh.client.roster's rules."""
+
+    __slots__ = ("_ejected", "_turns")
+
+    def __init__(self, start: int) -> None:
+        self._turns: RoundRobin[Endpoint] = RoundRobin(start=start)
+        self._ejected = 0
+
+    def arrange(self, endpoints: Sequence[Endpoint], now: float) -> None:
+        """Turn over these."""
+        self._turns.replace(endpoints)
+        self._ejected = sum(e.is_ejected for e in endpoints)
+
+    def pick(self, now: float, tried: Collection[Endpoint] = ()) -> Picked | None:
+        """Choose the next."""
         endpoint = self._turns.pick()
         if endpoint is None:
             return None
@@ -80,7 +147,7 @@ class Steering:
 
     def _pick_further(
         self, endpoint: Endpoint, permit: Permit | None, now: float, tried: Collection[Endpoint]
-    ) -> tuple[Endpoint, Permit]:
+    ) -> Picked:
         if permit is not None:
             if all(e in tried for e in self._turns.items):
                 return endpoint, permit
@@ -96,8 +163,43 @@ class Steering:
                 return candidate, _UNCOUNTED
         return endpoint, _UNCOUNTED
 
-    def _breaker_changed(self, _: BreakerState) -> None:
-        self._count()
 
-    def _count(self) -> None:
-        self._ejected = sum(e.is_ejected for e in self._turns.items)
+class ByPicker:
+    """Any other balancer: mesh.client.balance's rules."""
+
+    __slots__ = ("_dice", "_panic", "_picker")
+
+    def __init__(self, picker: Picker[Endpoint], dice: Dice) -> None:
+        self._picker = picker
+        self._dice = dice
+        self._panic = False
+
+    def arrange(self, endpoints: Sequence[Endpoint], now: float) -> None:
+        """Choose from these."""
+        candidates = []
+        for endpoint in endpoints:
+            if endpoint.candidate is None:
+                endpoint.candidate = Candidate(endpoint, endpoint.server.id, since=now)
+            endpoint.candidate.ejected = endpoint.is_ejected
+            candidates.append(endpoint.candidate)
+        self._panic = is_panic(sum(c.ejected for c in candidates), len(candidates))
+        self._picker.replace(candidates, now)
+
+    def pick(self, now: float, tried: Collection[Endpoint] = ()) -> Picked | None:
+        """Choose by the picker: those not tried yet, then the others; of each the first that may be called."""
+        draw = self._dice.random()
+        first: Endpoint | None = None
+        avoided = [e.candidate for e in tried if e.candidate is not None]
+        for attempt in range(2 if avoided else 1):
+            if attempt:
+                avoided = []
+            while (candidate := self._picker.pick(now, draw, avoided)) is not None:
+                endpoint = candidate.item
+                permit = endpoint.acquire(now)
+                if permit is not None:
+                    return endpoint, permit
+                if self._panic:
+                    return endpoint, _UNCOUNTED
+                first = first or endpoint
+                avoided.append(candidate)
+        return (first, _UNCOUNTED) if first is not None else None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+from mesh.balancing.subset import subset
 from mesh.clock import Dice
+from mesh.instance import Endpoint, Instance
 from mesh.simulation.client import Client
 from mesh.simulation.faults import Fate
-from mesh.simulation.scenario import FaultKind, Scenario, ServiceTime, Spread
+from mesh.simulation.scenario import Clients, FaultKind, Scenario, ServiceTime, Spread
 from mesh.simulation.server import Server
 from mesh.simulation.tally import Tally
 from mesh.simulation.timeline import Timeline
@@ -28,8 +30,9 @@ def simulate(scenario: Scenario, make_dice: MakeDice, progress: Progress = lambd
     of_calls, of_servers, of_clients = (make_dice(3 * scenario.seed + n) for n in range(3))
     draw = _draw_of(scenario.servers.service_time, of_servers)
     servers = [Server(str(n), scenario.servers, timeline, of_servers, draw) for n in range(scenario.servers.count)]
-    count = scenario.clients.count
-    clients = [Client(scenario.clients, servers, timeline, of_clients, tally) for _ in range(count)]
+    clients = [
+        Client(scenario.clients, known, timeline, of_clients, tally) for known in _known(scenario.clients, servers)
+    ]
     Fate(timeline, servers, clients).plan(scenario.faults)
     _Callers(scenario, clients, timeline, of_calls)
     end = scenario.duration + scenario.clients.deadline
@@ -71,6 +74,16 @@ class _Callers:
         if generation == self._generation:
             self._clients[self._dice.randrange(len(self._clients))].call()
             self._plan()
+
+
+def _known(clients: Clients, servers: list[Server]) -> Iterator[list[Server]]:
+    """Yield the servers that each client connects to."""
+    size = clients.balancer.subset_size
+    place = Endpoint("127.0.0.1", 1)
+    instances = [Instance("simulated", server.id, place) for server in servers]
+    of = {server.id: server for server in servers}
+    for number in range(clients.count):
+        yield [of[i.id] for i in subset(f"client-{number}", instances, size)] if size else servers
 
 
 def _draw_of(time: ServiceTime, dice: Dice) -> Callable[[], float]:
