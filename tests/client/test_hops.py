@@ -9,13 +9,15 @@ from typing import Any
 import grpc
 import pytest
 
+import mesh
 from mesh.policy import BudgetPolicy
-from mesh.resilience.hops import ATTEMPTS_LEFT, CURRENT
+from mesh.resilience.hops import ATTEMPTS_LEFT, CURRENT, PRIORITY, Hop
 from mesh.resilience.retry import PREVIOUS_ATTEMPTS
 from mesh.server import refusal_of
+from mesh.wallclock import CLOCK
 from support.chain import Chain, Still, chain
 from support.echo import EchoRequest, EchoServicer
-from support.fleet import until
+from support.fleet import IDEMPOTENT, UU, fleet, until
 from support.serving import echo, error_of
 
 DOWN = EchoRequest(fail="UNAVAILABLE")
@@ -194,5 +196,67 @@ def test_attempts_left_are_told_to_the_hop_behind_and_spent_there() -> None:
             call = road.stub.Unary(DOWN, metadata=((ATTEMPTS_LEFT, "0"),))
             assert await code_of(call) is grpc.StatusCode.UNAVAILABLE
             assert (relay.calls, road.leaf.calls) == (2, 3)
+
+    asyncio.run(story())
+
+
+async def told(message: bytes, context: Any) -> bytes:
+    """Answer with the time left, or refuse."""
+    if b"fail" in message:
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "no")
+    return str(context.time_remaining()).encode()
+
+
+def hop_of(seconds: float, left: str) -> Hop:
+    return Hop(CLOCK.monotonic() + seconds, lambda: ((ATTEMPTS_LEFT, left),))
+
+
+def test_a_plain_channel_with_a_retry_interceptor_hands_on_the_same() -> None:
+    async def story() -> None:
+        async with fleet(1) as (host,):
+            host.answer = told
+            retry = mesh.RetryInterceptor(IDEMPOTENT)
+            async with grpc.aio.insecure_channel(host.address, interceptors=[retry]) as channel:
+                call, hop = channel.unary_unary(UU), hop_of(3.0, "1")
+                CURRENT.set(hop)
+                assert float(await call(b"x")) <= 3.01
+                assert [m.get(ATTEMPTS_LEFT) for m in host.metadata] == ["1"]
+                assert await code_of(call(b"fail")) is grpc.StatusCode.UNAVAILABLE
+                assert [m.get(ATTEMPTS_LEFT) for m in host.metadata] == ["1", "1", "0"]
+                assert hop.is_spent
+
+    asyncio.run(story())
+
+
+def test_a_plain_blocking_channel_with_a_retry_interceptor_hands_on_the_same() -> None:
+    def calls(address: str, hop: Hop) -> float:
+        CURRENT.set(hop)
+        retry = mesh.blocking.RetryInterceptor(IDEMPOTENT)
+        with grpc.insecure_channel(address) as plain:
+            call = grpc.intercept_channel(plain, retry).unary_unary(UU)
+            left = float(call(b"x"))
+            with pytest.raises(grpc.RpcError):
+                call(b"fail")
+        return left
+
+    async def story() -> None:
+        async with fleet(1) as (host,):
+            host.answer = told
+            hop = hop_of(3.0, "1")
+            assert await asyncio.to_thread(calls, host.address, hop) <= 3.01
+            assert [m.get(ATTEMPTS_LEFT) for m in host.metadata] == ["1", "1", "0"]
+            assert hop.is_spent
+
+    asyncio.run(story())
+
+
+def test_a_priority_goes_down_the_road_and_a_handlers_own_wins() -> None:
+    async def story() -> None:
+        async with fleet(1) as (host,), mesh.connect("test.Fleet", endpoints=[host.address]) as channel:
+            CURRENT.set(Hop(CLOCK.monotonic() + 5, lambda: ((PRIORITY, "critical"),)))
+            await channel.unary_unary(UU)(b"x")
+            await channel.unary_unary(UU)(b"x", metadata=((PRIORITY, "sheddable"),))
+            # Of several the last one counts.
+            assert [m[PRIORITY] for m in host.metadata] == ["critical", "sheddable"]
 
     asyncio.run(story())

@@ -60,7 +60,7 @@ class Hop:
         self.is_cancelled = False
         self._read: Callable[[], Metadata | None] | None = read
         self._told: tuple[int | None, str] = (None, "")
-        self._blocking: set[Callable[[], object]] = set()
+        self._blocking: set[Callable[[], object]] | None = None
 
     def __repr__(self) -> str:
         left, priority = self.told()
@@ -81,20 +81,23 @@ class Hop:
 
     def on_cancel(self, end: Callable[[], object]) -> None:
         """Have `end` called, perhaps at once and in any thread, if its caller hangs up."""
+        if self._blocking is None:
+            self._blocking = set()
         self._blocking.add(end)
         if self.is_cancelled:
             end()
 
     def forget(self, end: Callable[[], object]) -> None:
         """Call `end` no more."""
-        self._blocking.discard(end)
+        if self._blocking is not None:
+            self._blocking.discard(end)
 
     def close(self, *, cancelled: bool) -> None:
         """End: let go of the call's metadata, and of the blocking calls if the caller has hung up."""
         self._read = None
         if cancelled:
             self.is_cancelled = True
-            for end in tuple(self._blocking):
+            for end in tuple(self._blocking or ()):
                 end()
 
 
