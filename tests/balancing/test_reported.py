@@ -49,6 +49,12 @@ def test_a_silent_one_is_not_believed_any_more_and_begins_anew() -> None:
     assert weight.at(EXPIRATION + 1 + BLACKOUT) == 200
 
 
+def test_later_reports_replace_the_weight_and_the_row_goes_on() -> None:
+    weight = reporting(0.5, 100)
+    weight.report(5.0, 0.5, 300, 0.0)
+    assert weight.at(BLACKOUT) == 600
+
+
 def test_a_new_connection_begins_anew() -> None:
     weight = reporting(0.5, 100)
     weight.restart()

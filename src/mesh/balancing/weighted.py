@@ -66,7 +66,7 @@ class WeightedRoundRobin(Generic[T]):
         self._next_look = 0.0
 
     def __repr__(self) -> str:
-        shares = {t.candidate.id: round(1 / t.period, 3) for t in self._heap}
+        shares = {c.id: round(1 / t.period, 3) for c, t in self._turns.items()}
         return f"WeightedRoundRobin({shares!r})"
 
     def replace(self, candidates: Sequence[Candidate[T]], now: float) -> None:

@@ -124,8 +124,8 @@ class Balance:
     def launched(self, slot: Slot, attempt: Any, monotonic: Callable[[], float]) -> None:
         """Hear what the server reports of itself when the attempt ends."""
         candidate = slot.candidate
-        if candidate is not None:
-            attempt.add_done_callback(lambda ended: _read_report(candidate, ended, monotonic()))
+        assert candidate is not None
+        attempt.add_done_callback(lambda ended: _read_report(candidate, ended, monotonic()))
 
     def _track(self, candidate: Candidate[Slot], permit: Permit, now: float, method: Method) -> Picked:
         if self._tracks:
