@@ -141,6 +141,7 @@ def test_reports_are_read_nonsense_is_ignored_and_a_new_connection_begins_anew()
     assert reported.at(1.0 + BLACKOUT) == 0.0
     balance.launched(slots[0], Ended((LOAD_REPORT, report)), lambda: 1.0)
     assert reported.at(1.0 + BLACKOUT) == 200.0
+    balance.launched(slots_of(1)[0], Ended((LOAD_REPORT, report)), lambda: 1.0)
     balance.arrange(slots[1:], 20.0)
     balance.arrange(slots, 21.0)
     assert reported.at(22.0) == 0.0

@@ -124,8 +124,9 @@ class Balance:
     def launched(self, slot: Slot, attempt: Any, monotonic: Callable[[], float]) -> None:
         """Hear what the server reports of itself when the attempt ends."""
         candidate = slot.candidate
-        assert candidate is not None
-        attempt.add_done_callback(lambda ended: _read_report(candidate, ended, monotonic()))
+        # None: an operator has just gone back to round robin, between two attempts of a call.
+        if candidate is not None:
+            attempt.add_done_callback(lambda ended: _read_report(candidate, ended, monotonic()))
 
     def _track(self, candidate: Candidate[Slot], permit: Permit, now: float, method: Method) -> Picked:
         if self._tracks:
