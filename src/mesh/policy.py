@@ -65,7 +65,7 @@ class BalancerPolicy:
     subset_size: int = 0
     """Instances that one client connects to; 0 is all."""
     load_reports: bool = False
-    """Servers report their load with each answer, and WEIGHTED goes by it."""
+    """Servers report their load with their answers, and WEIGHTED goes by it."""
 
 
 @dataclass(frozen=True, slots=True)

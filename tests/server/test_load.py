@@ -79,6 +79,27 @@ def test_numbers_are_smoothed_and_made_four_times_a_second_at_most() -> None:
     asyncio.run(story())
 
 
+def test_a_busy_server_tells_with_one_answer_in_eight_and_a_quiet_one_with_all() -> None:
+    async def story() -> None:
+        time = Time()
+        meter = LoadMeter(time, cpu=lambda: time.cpu)
+        time.now = 101.0
+
+        def telling(calls: int) -> int:
+            told = 0
+            for _ in range(calls):
+                told += bool(meter.tell())
+                meter.answered("OK")
+            return told
+
+        assert telling(8) == 8
+        assert telling(800) == pytest.approx(100, abs=3)
+        time.now = 102.0
+        assert telling(8) == 8
+
+    asyncio.run(story())
+
+
 def test_a_late_event_loop_is_a_load_without_cpu() -> None:
     async def story() -> None:
         time = Time()
@@ -100,7 +121,7 @@ def test_reports_are_read_by_those_who_know_ORCA_by_its_own_name() -> None:
     assert theirs.application_utilization == 0.5
 
 
-def test_a_report_goes_with_each_answer_and_each_refusal_beside_the_handlers_own_entries() -> None:
+def test_a_report_goes_with_answers_and_refusals_beside_the_handlers_own_entries() -> None:
     async def story() -> None:
         server = Server(LoadedServicer(), settings=QUICK, store=MemoryStore())
         async with server, plain_channel(server) as channel:

@@ -237,7 +237,7 @@ class BalancerPolicy(_message.Message):
     subset_size: _builtins.int
     """Instances that one client connects to. 0 is all."""
     load_reports: _builtins.bool
-    """Whether servers report their load with each answer (ORCA), for WEIGHTED to go by."""
+    """Whether servers report their load with their answers (ORCA), for WEIGHTED to go by."""
     @_builtins.property
     def slow_start(self) -> _duration_pb2.Duration:
         """Time in which a new instance rises to its full share of calls."""

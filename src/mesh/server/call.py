@@ -224,8 +224,8 @@ class ServedCall:
         code = self._context.code()
         if code and self.hop.is_spent:
             self._context.set_trailing_metadata((*(self._context.trailing_metadata() or ()), _MARK))
-        if self.method.meter is not None:
-            self._context.set_trailing_metadata((*(self._context.trailing_metadata() or ()), *self.method.meter.tell()))
+        if self.method.meter is not None and (load := self.method.meter.tell()):
+            self._context.set_trailing_metadata((*(self._context.trailing_metadata() or ()), *load))
         self._close(_NAMES.get(code, "UNKNOWN") if code else "OK")
 
     async def fail(self, error: BaseException) -> NoReturn:

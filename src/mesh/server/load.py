@@ -1,8 +1,9 @@
-"""How loaded this process is, told with each answer: ORCA reports in the trailing metadata (gRFC A51), for clients that
+"""How loaded this process is, told with its answers: ORCA reports in the trailing metadata (gRFC A51), for clients that
 balance by them (gRFC A58), ours and those of Go, Java and C++.
 
 Only services whose contract says `balancer: {load_reports: true}` report; the others pay nothing. The report is made
-four times a second at most and sent as it is until then.
+four times a second at most. Two binary entries cost several per cent of a small call, so not every answer of a busy server
+carries them: the first few after each making do, and one in eight beyond. Clients keep the last report they saw.
 
 Utilisation is the largest of two things, either of which can be what runs out first:
   - CPU of the process, 1 being one core. Python computes on one at a time.
@@ -26,6 +27,9 @@ ENTRIES = ("endpoint-load-metrics-bin", "mesh-load-bin")
 grpcio 1.85: it is among the entries that it takes for itself)."""
 # Old enough to hold some calls, young enough for a client that reacts within a second.
 _PERIOD = 0.25
+_FIRST, _SHARE = 8, 1 / 8
+# Multiples of the golden ratio's fraction, modulo 1, are spread evenly and fall in step with nobody's turns.
+_SPREAD = 0.6180339887498949
 # Seconds over which numbers are smoothed. A58 takes the latest report as it is, so it has to be a calm one.
 _SMOOTHING = 3.0
 _FULL = 0.1
@@ -65,11 +69,12 @@ class LoadMeter:
         self._failures += outcome_of(code) is Outcome.FAILURE
 
     def tell(self) -> tuple[tuple[str, bytes], ...]:
-        """Return the entries for an answer's trailing metadata; none in the first quarter of a second."""
+        """Return the entries for an answer's trailing metadata: the report, or none."""
         now = self._clock.monotonic()
         if now >= self._next:
             self._look(now)
-        return self._told
+        calls = self._calls
+        return self._told if calls < _FIRST or calls * _SPREAD % 1.0 < _SHARE else ()
 
     def _look(self, now: float) -> None:
         elapsed = now - self._since
