@@ -2,8 +2,8 @@
 balance by them (gRFC A58), ours and those of Go, Java and C++.
 
 Only services whose contract says `balancer: {load_reports: true}` report; the others pay nothing. The report is made
-four times a second at most. Two binary entries cost several per cent of a small call, so not every answer of a busy server
-carries them: the first few after each making do, and one in eight beyond. Clients keep the last report they saw.
+four times a second at most. Two binary entries cost several per cent of a small call, so not every answer of a busy
+server carries them: the first few after each making do, and one in eight beyond. Clients keep the last report they saw.
 
 Utilisation is the largest of two things, either of which can be what runs out first:
   - CPU of the process, 1 being one core. Python computes on one at a time.
