@@ -6,7 +6,7 @@ TOOLS  := .tools/bin
 GRPCURL := github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .DEFAULT_GOAL := help
-.PHONY: help up install install-dev gen gen-check proto-lint proto-baseline lint types floors check tools test clean
+.PHONY: help up install install-dev gen gen-check proto-lint proto-baseline lint types floors check tools test drills soak clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{sub(/:.*/, "", $$1); printf "  %-15s %s\n", $$1, $$2}'
@@ -71,6 +71,13 @@ $(TOOLS)/grpcurl:
 # One worker drives the stack while the other runs the small tests; those that measure time have the machine to themselves.
 test: $(VENV)/.dev tools  ## Run every test; ARGS="-k name" and the like are passed on
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+# Figures are of this machine and whatever else it does: leave it alone meanwhile.
+drills: $(VENV)/.dev  ## Try every fault under load and write docs/drills.md; FAULT=name tries one
+	@PYTHONPATH=tests $(BIN)/python -m drills $(FAULT) $(ARGS)
+
+soak: $(VENV)/.dev  ## An hour under load with a random fault a minute; SOAK="--minutes 10 --seed 7"
+	@PYTHONPATH=tests $(BIN)/python -m drills --soak $(SOAK)
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) .tools .mesh .gen-check dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -9,12 +9,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import psutil
 
 from drills import paper
 from drills.drill import REGISTRY, run_now
 from drills.site import ROADS
 from drills.soak import soak
+
+_CALM = 40.0  # percent; a drill itself takes about as much of two cores
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--road", action="append", choices=ROADS, help="only on this road (may be repeated)")
     parser.add_argument("--short", action="store_true", help="shorter faults, for a look; rows say so")
     parser.add_argument("--dry", action="store_true", help="print the rows and write nothing")
+    parser.add_argument("--patient", type=float, default=0.0, help="seconds to wait for a calm machine before each")
+    parser.add_argument("--rate", type=float, help="calls a second and road, instead of the drill's own")
     parser.add_argument("--soak", action="store_true", help="a random fault a minute instead")
     parser.add_argument("--minutes", type=float, default=60.0, help="of a soak")
     parser.add_argument("--seed", type=int, default=None, help="of a soak")
@@ -48,14 +55,18 @@ def _one(name: str, label: str, given: argparse.Namespace) -> None:
     def tell(what: str) -> None:
         print(f"{label}: {what} ({time.monotonic() - begin:.0f} s)", flush=True)
 
-    tell("starting")
+    busy = _wait_for_calm(given.patient)
+    tell(f"starting on a machine that is {busy:.0f} % busy")
     try:
-        rows = run_now(REGISTRY[name], roads=given.road or ROADS, short=given.short, tell=tell)
+        fault = REGISTRY[name]
+        if given.rate:
+            fault = replace(fault, setup=replace(fault.setup, rate=given.rate))
+        rows = run_now(fault, roads=given.road or ROADS, short=given.short, tell=tell)
     except Exception as e:  # one drill that cannot be run must not cost the others
         tell(f"could not be run: {type(e).__name__}: {e}")
         return
     for row in rows:
-        row["load"] = round(os.getloadavg()[1], 1)
+        row["busy"] = round(busy)
         told = "met" if row["met"] else f"NOT met: {'; '.join(row['missed'])}"
         print(
             f"  {row['road']:8} {row['calls']} calls, {row['failed']} failed, p99 {row['p99_ms']:g} ms,"
@@ -64,6 +75,14 @@ def _one(name: str, label: str, given: argparse.Namespace) -> None:
         )
     if not given.dry:
         paper.write(paper.merge(rows), REGISTRY)
+
+
+def _wait_for_calm(seconds: float) -> float:
+    """Return how many percent of the machine others use, once that is little or so many seconds are over."""
+    end = time.monotonic() + seconds
+    while (busy := psutil.cpu_percent(interval=2.0)) > _CALM and time.monotonic() < end:
+        pass
+    return busy
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ async def hung(site: Site) -> None:
     everyone = set(site.listed().values())
     site.inject()
     victim.process.send(SIGSTOP)
-    await site.steady(10.0 if site.short else 60.0)
+    await site.steady(10.0 if site.short else 20.0 if site.setup.policy else 60.0)
     victim.process.send(SIGCONT)
     await site.measure_lists("back after CONT", lambda: everyone, 2.0)
     await site.steady(CALM)
@@ -278,7 +278,7 @@ fault(
     "slow calls only in the first 2.5 s and ≤ 5 failed; back ≤ 2 s after CONT",
     rule=Rule(failed=5, recover=2.5),
     setup=Setup(policy=LEAST_LOADED),
-    note=_AS_BEFORE,
+    note=f"{_AS_BEFORE}; for 20 s",
 )(hung)
 fault(
     "grey-least-loaded",

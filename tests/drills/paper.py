@@ -93,14 +93,15 @@ def _machine() -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
     return (
         f"Machine: {cores} cores, {memory:.0f} GiB, {platform.system()} {platform.release()}, Python"
-        f" {platform.python_version()}, {packages}, {etcd}; callers, instances, etcd and Envoy share it. The load"
-        f" average in the column is that of the machine when the row was made."
+        f" {platform.python_version()}, {packages}, {etcd}; callers, instances, etcd and Envoy share it. `busy` is"
+        " what others took of the machine just before the drill: above 50 % or so, figures tell of the crowd and not of"
+        " the mesh."
     )
 
 
 def _table(rows: Sequence[Row], registry: Mapping[str, Fault]) -> str:
     lines = [
-        "| fault | road | calls | failed | p50 ms | p99 ms | recover s | attempts | pass | met | date, load |",
+        "| fault | road | calls | failed | p50 ms | p99 ms | recover s | attempts | pass | met | date, busy |",
         "|---|---|--:|--:|--:|--:|--:|--:|---|---|---|",
     ]
     for row in rows:
@@ -108,7 +109,7 @@ def _table(rows: Sequence[Row], registry: Mapping[str, Fault]) -> str:
         lines.append(
             f"| {registry[row['fault']].sentence}{short} | {row['road']} | {row['calls']} | {row['failed']} |"
             f" {row['p50_ms']:g} | {row['p99_ms']:g} | {row['recover_s']:g} | {row['attempts_per_call']:.2f} |"
-            f" {row['pass']} | {'yes' if row['met'] else '**no**'} | {row['date']}, {row['load']:g} |"
+            f" {row['pass']} | {'yes' if row['met'] else '**no**'} | {row['date']}, {row['busy']} % |"
         )
     return "\n".join(lines)
 

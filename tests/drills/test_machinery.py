@@ -55,9 +55,9 @@ def test_errors_are_held_to_codes_and_words() -> None:
 
 
 def test_running_one_fault_replaces_its_rows_alone(tmp_path: Path) -> None:
-    first = [{**row(Rule(), call(11), name=name), "load": 0.1} for name in ("hung", "killed")]
+    first = [{**row(Rule(), call(11), name=name), "busy": 3} for name in ("hung", "killed")]
     paper.write(paper.merge(first, tmp_path), REGISTRY, tmp_path)
-    again = {**row(Rule(), call(11), call(12), name="hung"), "load": 0.1}
+    again = {**row(Rule(), call(11), call(12), name="hung"), "busy": 3}
     merged = paper.merge([again], tmp_path)
     assert [(told["fault"], told["calls"]) for told in merged] == [("killed", 1), ("hung", 2)]
     paper.write(merged, REGISTRY, tmp_path)
