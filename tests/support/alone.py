@@ -32,6 +32,7 @@ def _locked(file: Path, how: int) -> Iterator[int]:
 @contextmanager
 def _in_room(place: Path, *, alone: bool) -> Iterator[None]:
     how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+    place.mkdir(mode=0o700, exist_ok=True)  # /tmp may be swept while the tests run
     with _locked(place / "door", fcntl.LOCK_EX) as door, _locked(place / "room", how):
         if not alone:
             fcntl.flock(door, fcntl.LOCK_UN)
