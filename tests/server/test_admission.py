@@ -135,7 +135,7 @@ def test_without_a_limit_everybody_gets_in() -> None:
     asyncio.run(story())
 
 
-TAKES = 0.050
+TAKES = 0.200
 KNEE = 4 / TAKES
 
 
@@ -160,13 +160,13 @@ class Answer:
 
 
 async def drive(stub: Any, rate: float, seconds: float) -> list[Answer]:
-    """Call at a steady rate, whatever becomes of the calls before, each with a second to live."""
+    """Call at a steady rate, whatever becomes of the calls before, each with two seconds to live."""
     begin, answers = time.monotonic(), list[Answer]()
 
     async def one() -> None:
         came, code = time.monotonic(), "OK"
         try:
-            await stub.Unary(EchoRequest(), timeout=1.0)
+            await stub.Unary(EchoRequest(), timeout=2.0)
         except grpc.aio.AioRpcError as e:
             code = e.code().name
         answers.append(Answer(came - begin, time.monotonic() - came, code))
@@ -204,14 +204,14 @@ def test_three_times_the_load_costs_a_fifth_of_the_goodput_at_most_and_refusals_
     async def story() -> None:
         async with echo(replace(QUICK, concurrency_min=8), servicer=Pooled()) as (stub, _):
             before, healthy = await peak(stub, 2), await drive(stub, KNEE / 2, 2)
-            during = await drive(stub, KNEE * 3, 6)
+            during = await drive(stub, KNEE * 3, 10)
             after, recovered = await peak(stub, 2), await drive(stub, KNEE / 2, 2)
         good = sorted(a.took for a in during if a.code == "OK")
         refused = sorted(a.took for a in during if a.code == "RESOURCE_EXHAUSTED")
         assert (codes(healthy), codes(recovered, since=1.0)) == ({"OK"}, {"OK"})
         # What the machine can do changes with what else it does: compared with the same server before and after.
-        assert len(good) / 6 >= 0.8 * min(before, after)
-        assert good[len(good) // 2] < 10 * TAKES
-        assert refused[len(refused) // 2] < 0.1
+        assert len(good) / 10 >= 0.8 * min(before, after)
+        assert good[len(good) // 2] < 6 * TAKES
+        assert refused[len(refused) // 2] < TAKES
 
     asyncio.run(story())
