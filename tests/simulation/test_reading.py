@@ -84,6 +84,13 @@ def test_variants_differ_in_what_they_say_and_a_setting_is_over_them_all():
     assert [s.servers.count for s in read_scenarios(data)] == [4, 7]
 
 
+def test_what_a_variant_switches_off_stays_off():
+    data = LEAST | {"variants": {"on": {}, "off": {"clients.retry.budget": False}}}
+    one, other = read_scenarios(data, {"clients.retry.budget.per_second": 0})
+    assert one.clients.budget == BudgetPolicy(per_second=0)
+    assert other.clients.budget is None
+
+
 NONSENSE = st.recursive(
     st.none()
     | st.booleans()

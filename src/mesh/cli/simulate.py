@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +91,21 @@ def _simulated(scenario: Scenario, make_dice: MakeDice, errors: Console) -> Repo
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} of {task.total:.0f} s"))
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
         task = progress.add_task(scenario.name or "simulating", total=end)
-        return report_of(scenario, simulate(scenario, make_dice, lambda now: progress.update(task, completed=now)))
+        with _no_garbage_collection():
+            tally = simulate(scenario, make_dice, lambda now: progress.update(task, completed=now))
+    return report_of(scenario, tally)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Nothing that a simulation lets go of is in a cycle, and looking through a hundred thousand endpoints for one
+    takes a quarter of its time.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _write(path: Path, text: str) -> None:
@@ -117,8 +133,8 @@ def _print(reports: Sequence[Report], console: Console) -> None:
 
 def _table(report: Report) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("")
-    for name in ("calls/s", "success", "answered/s", "attempts/call", "load", "peak", "p50", "p99"):
+    table.add_column("", no_wrap=True, min_width=6)
+    for name in ("calls/s", "success", "answered/s", "attempts", "load", "peak", "p50", "p99"):
         table.add_column(name, justify="right", no_wrap=True)
     for phase in report.phases:
         table.add_row(

@@ -53,33 +53,40 @@ def read_scenarios(data: object, settings: Mapping[str, object] | None = None) -
         if not isinstance(changes, Mapping):
             raise ScenarioError(f"variants.{name} is no mapping: write settings such as clients.retry.budget: off")
         varied = _changed(data, {str(path): value for path, value in changes.items()})
-        # Once more: what is asked for now is over what a variant says.
-        scenarios.append(_scenario(_changed(varied, settings), str(name)))
+        # Once more: what is asked for now is over what a variant says, except that what it has switched off stays off.
+        scenarios.append(_scenario(_changed(varied, settings, revive=False), str(name)))
     return scenarios
 
 
-def _changed(data: object, settings: Mapping[str, object]) -> object:
-    """Return the data with other values at some dotted paths. What is not there yet is made."""
+def _changed(data: object, settings: Mapping[str, object], *, revive: bool = True) -> object:
+    """Return the data with other values at some dotted paths. What is not there yet is made; what is off is not, unless
+    `revive`.
+    """
     changed: Any = copy.deepcopy(data)
     for path, value in settings.items():
         *parents, last = path.split(".")
         at = changed
         for key in parents:
-            at = _step(at, key, path)
+            at = _step(at, key, path, revive=revive)
+            if at is None:
+                break
         if isinstance(at, list):
             at[_index(at, last, path)] = value
-        else:
+        elif at is not None:
             at[last] = value
     return changed
 
 
-def _step(at: Any, key: str, path: str) -> Any:
+def _step(at: Any, key: str, path: str, *, revive: bool) -> Any:
+    """Go one step along a path; None where it ends at something that is off."""
     if isinstance(at, list):
         item = at[_index(at, key, path)]
         if not isinstance(item, dict | list):
             raise ScenarioError(f"{path} leads nowhere: item {key} of the list is no mapping")
         return item
     if not isinstance(at.get(key), dict | list):
+        if not revive and at.get(key) is False:
+            return None
         at[key] = {}
     return at[key]
 

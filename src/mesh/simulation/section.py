@@ -107,12 +107,12 @@ class Section:
         value = self.value(key)
         if value is None and default is not None:
             return default
-        if value not in of:
+        if not isinstance(value, str) or value not in of:
             guess = get_close_matches(str(value), of, 1)
             meant = f"did you mean {guess[0]}? Write" if guess else "write"
             said = f"is {_said(value)}" if value is not None else "is missing"
             raise ScenarioError(f"{self.name(key)} {said}: {meant} one of {', '.join(of)}")
-        return str(value)
+        return value
 
     def text(self, key: str) -> str:
         """Return a text, empty if there is none."""
