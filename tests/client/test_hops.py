@@ -207,6 +207,20 @@ async def told(message: bytes, context: Any) -> bytes:
     return str(context.time_remaining()).encode()
 
 
+def test_work_that_outlived_its_call_is_told_how_it_may() -> None:
+    async def story() -> None:
+        async with fleet(1) as (host,), mesh.connect("test.Fleet", endpoints=[host.address]) as channel:
+            CURRENT.set(hop_of(-1.0, "1"))
+            error = await error_of(channel.unary_unary(UU)(b"x"))
+            assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert "mesh.detached()" in (error.details() or "")
+            assert host.calls == 0
+            with mesh.detached():
+                assert await channel.unary_unary(UU)(b"x") == b"x"
+
+    asyncio.run(story())
+
+
 def hop_of(seconds: float, left: str) -> Hop:
     return Hop(CLOCK.monotonic() + seconds, lambda: ((ATTEMPTS_LEFT, left),))
 

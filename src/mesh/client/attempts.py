@@ -44,6 +44,8 @@ _PATIENCE = 0.5
 # A write that failed is the news of an end whose status grpc.aio is about to read and does not call back with. Looking
 # again after 1, 2, … ms makes 200 ms in all; it mostly takes one look.
 _LOOKS = 20
+_TOO_LATE = "the deadline was over before the call began"
+_OUTLIVED = "the call that this one is made for is out of time: what outlives its answer is begun under mesh.detached()"
 
 
 class Ended(Exception):
@@ -112,7 +114,8 @@ class Attempts:
         if tracing.enabled():
             self._span = tracing.start_call(method.service, method.name)
         if allowed <= 0:
-            self._end_locally(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline was over before the call began")
+            late = _TOO_LATE if hop is None or hop.deadline > now else _OUTLIVED
+            self._end_locally(grpc.StatusCode.DEADLINE_EXCEEDED, late)
             return
         if metadata is not None and (fault := metadata_fault(metadata)) is not None:
             self._end_locally(grpc.StatusCode.INVALID_ARGUMENT, fault)
