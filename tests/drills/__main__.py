@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -29,12 +30,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--road", action="append", choices=ROADS, help="only on this road (may be repeated)")
     parser.add_argument("--short", action="store_true", help="shorter faults, for a look; rows say so")
     parser.add_argument("--dry", action="store_true", help="print the rows and write nothing")
+    parser.add_argument("--page", action="store_true", help="run nothing, make docs/drills.md from docs/drills.json")
     parser.add_argument("--patient", type=float, default=0.0, help="seconds to wait for a calm machine before each")
     parser.add_argument("--rate", type=float, help="calls a second and road, instead of the drill's own")
     parser.add_argument("--soak", action="store_true", help="a random fault a minute instead")
     parser.add_argument("--minutes", type=float, default=60.0, help="of a soak")
     parser.add_argument("--seed", type=int, default=None, help="of a soak")
     given = parser.parse_args(argv)
+    # Told to end, even from a script's background, it ends what it has started.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     if given.soak:
         seed = given.seed if given.seed is not None else int.from_bytes(os.urandom(2))
         with tempfile.TemporaryDirectory(prefix="soak-") as folder:
@@ -43,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         print(f"no such fault: {', '.join(unknown)}. There are: {', '.join(REGISTRY)}", file=sys.stderr)
         return 2
+    if given.page:
+        paper.write(paper.merge([]), REGISTRY)
+        return 0
     names = given.faults or list(REGISTRY)
     for number, name in enumerate(names, 1):
         _one(name, f"[{number}/{len(names)}] {name}", given)

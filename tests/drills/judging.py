@@ -38,6 +38,7 @@ def _row(fault: Fault, site: Site, report: Report, attempts: float) -> Row:
         "missed": broken,
         "note": fault.note,
         "short": site.short,
+        "rate": site.setup.rate,
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
 

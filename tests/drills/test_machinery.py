@@ -12,12 +12,15 @@ from drills import paper
 from drills.drill import REGISTRY
 from drills.fault import Rule
 from drills.judging import rows
+from drills.site import Setup
 from support.load import Outcome, Report
 
 
 def row(rule: Rule, *calls: Outcome, injected: float = 10.0, healed: float = float("inf"), name: str = "killed") -> Any:
     """Judge the calls of one road by a rule."""
-    site: Any = SimpleNamespace(roads=("mesh",), short=False, facts=[], injected=injected, healed=healed, drained=None)
+    site: Any = SimpleNamespace(
+        roads=("mesh",), short=False, setup=Setup(), facts=[], injected=injected, healed=healed, drained=None
+    )
     return rows(replace(REGISTRY[name], rule=rule), site, {"mesh": Report("mesh", calls)}, {"mesh": 1.0})[0]
 
 
