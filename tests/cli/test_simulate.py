@@ -52,6 +52,10 @@ def test_the_table_has_a_row_for_each_phase_and_the_plot_names_the_fault(small):
     assert max(map(len, lines)) <= 80
 
 
+def test_what_the_file_says_of_itself_is_printed_as_it_is(small):
+    assert mesh(small, "--set", "about='[bold]what[/] is [red]'").stdout.startswith("[bold]what[/] is [red]\n")
+
+
 def test_json_is_for_programs(small):
     (told,) = json.loads(mesh(small, "--json").stdout)
     assert [phase["name"] for phase in told["phases"]] == ["before", "during", "after"]

@@ -137,6 +137,16 @@ def test_one_seed_is_one_story_and_another_seed_another():
     assert simulate(replace(world, seed=2), dice).took != runs[0].took
 
 
+@pytest.mark.parametrize("kind", list(Balancer)[:2])
+def test_clients_of_a_few_servers_each_use_all_of_them_alike(kind):
+    policy = BalancerPolicy(kind, subset_size=5)
+    world = Scenario(3, Servers(100, TEN_MS, concurrency=5, queue=0), Clients(400, 5, balancer=policy, breaker=None))
+    (phase,) = report_of(world, simulate(world, dice)).phases
+    # At a twenty-fifth of what they can do, and without a queue, one that was everybody's would refuse most.
+    assert phase.load == pytest.approx(0.04, rel=0.1)
+    assert phase.success_rate > 0.99
+
+
 @pytest.mark.parametrize("kind", [k for k in FaultKind if k is not FaultKind.BURST])
 def test_every_call_has_one_end_whatever_happens(kind):
     fault = Fault(kind, 2, 4, servers=3, factor=1000, rate=0.5, drain=0.5, down=1.0)

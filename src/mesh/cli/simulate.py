@@ -44,7 +44,7 @@ def run(
         return 0
     _print(reports, console)
     if svg is not None:
-        console.print(f"The plot is in {svg}.", soft_wrap=True)
+        console.print(Text(f"The plot is in {svg}."), soft_wrap=True)
     return 0
 
 
@@ -118,7 +118,7 @@ def _write(path: Path, text: str) -> None:
 def _print(reports: Sequence[Report], console: Console) -> None:
     scenario = reports[0].scenario
     if scenario.about:
-        console.print(scenario.about)
+        console.print(Text(scenario.about))
         console.print()
     top = max(max(r.series.sent) for r in reports)
     for report in reports:

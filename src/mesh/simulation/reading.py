@@ -213,7 +213,7 @@ def _policy(kind: type[P], section: Section, **given: Any) -> P:
             continue
         if isinstance(getattr(kind(), field.name), int):
             values[field.name] = section.whole(field.name)
-        elif field.name in ("failure_rate", "share", "backoff_multiplier", "per_second"):
+        elif field.name.endswith(("rate", "share", "multiplier", "per_second")):
             values[field.name] = section.number(field.name)
         elif isinstance(getattr(kind(), field.name), float):
             values[field.name] = section.duration(field.name, above=False)

@@ -79,11 +79,10 @@ class _Callers:
 def _known(clients: Clients, servers: list[Server]) -> Iterator[list[Server]]:
     """Yield the servers that each client connects to."""
     size = clients.balancer.subset_size
-    place = Endpoint("127.0.0.1", 1)
-    instances = [Instance("simulated", server.id, place) for server in servers]
-    of = {server.id: server for server in servers}
+    of = {Endpoint(f"server-{server.id}", 1): server for server in servers}
+    instances = [Instance("simulated", server.id, place) for place, server in of.items()]
     for number in range(clients.count):
-        yield [of[i.id] for i in subset(f"client-{number}", instances, size)] if size else servers
+        yield [of[i.endpoint] for i in subset(f"client-{number}", instances, size)] if size else servers
 
 
 def _draw_of(time: ServiceTime, dice: Dice) -> Callable[[], float]:
