@@ -124,7 +124,8 @@ class Stream:
         if request.nonce and (watch is None or request.nonce != watch.nonce):
             return Outcome.STALE
         if watch is None:
-            watch = self._watches[request.type_url] = _Watch(claimed=request.version)
+            claimed = request.version if self._lasts(request.type_url) else ""
+            watch = self._watches[request.type_url] = _Watch(claimed=claimed)
         outcome = self._answered(request, watch) if request.nonce else Outcome.SUBSCRIBED
         self._subscribe(request, watch)
         return outcome
@@ -153,6 +154,13 @@ class Stream:
                 raise InvalidRequest(f"node.id is longer than {_MAX_NAME_LENGTH} characters")
             self.node_id = request.node_id
             self.audience = Audience.of(request.user_agent)
+
+    def _lasts(self, type_url: str) -> bool:
+        # A version that a client brings along says what it accepted last, not what it still has: one that dropped a
+        # cluster and was told of it again has lost the endpoints, under the version from before. So a claim is believed
+        # for what is sent whole, and for what Envoy's own file names for ever; endpoints are sent once on each stream.
+        # Envoy takes the same endpoints again without any change.
+        return type_url in WHOLE or (self.audience is Audience.ENVOY and type_url != ENDPOINTS)
 
     def _answered(self, request: Request, watch: _Watch) -> Outcome:
         flown, watch.in_flight = watch.in_flight, None
