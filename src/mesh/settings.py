@@ -72,6 +72,13 @@ class Settings:
     networks: tuple[str, ...] = ()
     log_level: str = "INFO"
 
+    def __post_init__(self) -> None:
+        for network in self.networks:
+            try:
+                Network.parse(network)
+            except InvalidName as e:
+                raise SettingsError(f"networks: {e}") from e
+
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None, **overrides: Any) -> Self:
         """Read MESH_* variables, `overrides` winning; raise SettingsError in one sentence that names the variable."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,9 @@ def prepare(path: Path) -> None:
     """
     if not path.parent.is_dir():
         raise OpenFailed(f"cannot keep users in {path}: there is no directory {path.parent}; make it")
+    with contextlib.suppress(OSError):  # whatever is wrong with the place, SQLite says it next
+        # A new file is its owner's alone, because it holds people's names; SQLite gives its side files the same mode.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     try:
         with contextlib.closing(connect(path, busy=OPENING)) as connection:
             _use_wal(connection)

@@ -257,6 +257,14 @@ def _open_failure(path: Path) -> str:
     return sentence
 
 
+def test_a_new_file_is_its_owners_alone(tmp_path: Path) -> None:
+    path = tmp_path / "private.db"
+
+    sqlite_schema.prepare(path)
+
+    assert path.stat().st_mode & 0o077 == 0
+
+
 def test_what_cannot_be_opened_is_told_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("no database at all, but long enough to look like one" * 100)
     assert "no directory" in _open_failure(tmp_path / "missing" / "users.db")

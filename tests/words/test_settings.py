@@ -124,3 +124,8 @@ def test_settings_never_show_the_password() -> None:
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(FrozenInstanceError):
         Settings().prefix = "x"  # type: ignore[misc]  # that it is refused is the test
+
+
+def test_a_wrong_network_is_named_however_the_settings_are_made() -> None:
+    with pytest.raises(SettingsError, match="'nonsense'"):
+        Settings(networks=("10.0.0.0/8", "nonsense"))

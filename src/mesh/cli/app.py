@@ -65,7 +65,10 @@ def cli() -> None:
 )
 @click.option("--tls", is_flag=True, help="Mutual TLS on every hop, with a throwaway authority.")
 @click.option(
-    "--database", metavar="URL", default="", help="Sets USERS_DATABASE; by default a file in the data folder."
+    "--database",
+    metavar="URL",
+    default="",
+    help="Sets USERS_DATABASE; by default a file in the data folder. One with a password belongs in that variable.",
 )
 @click.option("--etcd", type=Address(), default=None, help="Use this etcd instead of starting one.")
 @click.option(
