@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import hypothesis
@@ -11,6 +12,10 @@ from support.alone import pytest_configure, pytest_runtest_protocol
 from support.etcd import Etcd
 
 __all__ = ["etcd", "pytest_configure", "pytest_runtest_protocol"]  # hooks are found by their names
+
+# Started in the background of a script, we ignore SIGINT, and so would every program that a test presses Ctrl-C in.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Examples are timed by the wall clock, which says nothing on a machine that runs other tests as well.
 hypothesis.settings.register_profile("mesh", deadline=None)

@@ -38,6 +38,9 @@ ELSEWHERE = {
     "pip install 'grpc-mesh[otel]'": "pyproject.toml",
     "python -m venv v && v/bin/pip install etcd3 'protobuf>=7'": "docs/faq-etcd3.md",
     "v/bin/python -c 'import etcd3'": "docs/faq-etcd3.md",
+    "make drills": "tests/drills/test_short.py",
+    "make drills FAULT=hung": "tests/drills/test_short.py",
+    "make soak": "tests/drills/test_short.py",
 }
 
 
@@ -47,8 +50,9 @@ def snippets(page: str, language: str) -> list[str]:
 
 
 def commands(page: str) -> list[str]:
-    """Return the commands of the console blocks on a page."""
-    return [command for block in snippets(page, "console") for command in re.findall(r"^\$ (.*)$", block, re.MULTILINE)]
+    """Return the commands of the console blocks on a page, without the remarks behind them."""
+    lines = [line for block in snippets(page, "console") for line in re.findall(r"^\$ (.*)$", block, re.MULTILINE)]
+    return [re.sub(r"\s{2,}# .*", "", line) for line in lines]
 
 
 def test_every_command_of_a_page_is_run_by_a_test() -> None:
