@@ -11,6 +11,9 @@ from support.load import Outcome, Report
 
 Row = dict[str, Any]
 
+# A plain gRPC channel that was refused waits so long at most before it connects again the second time.
+_RECONNECT = 3.0
+
 
 def rows(fault: Fault, site: Site, reports: Mapping[str, Report], amplified: Mapping[str, float]) -> list[Row]:
     """Make the rows of a drill, one per road."""
@@ -48,7 +51,8 @@ def _broken(rule: Rule, site: Site, report: Report, attempts: float) -> list[str
     found: list[str] = []
     failed, calls = report.failed, len(report.calls)
     if site.drained is not None:
-        in_flight = [call for call in failed if call.start < site.drained or call.start > site.healed]
+        again = site.healed + _RECONNECT
+        in_flight = [call for call in failed if call.start < site.drained or call.start > again]
         found += [f"{len(in_flight)} calls failed that were begun while it drained"] if in_flight else []
     if rule.failed is not None and len(failed) > rule.failed:
         found.append(f"{len(failed)} failed, at most {rule.failed} may ({_kinds(failed)})")

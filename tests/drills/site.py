@@ -286,7 +286,7 @@ class Site:
         return {member.address for member in self.members if member.process.running}
 
     def plane_metric(self, name: str) -> float:
-        """A counter of the control plane, over all its labels."""
+        """A counter of the control plane, over all its labels, or with those in `name`."""
         with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=5) as page:
             lines = page.read().decode().splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name}{{", f"{name} ")))
