@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -19,18 +20,18 @@ from support.stack import Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.alone, pytest.mark.xdist_group("stack")]
 
-# Quiet and abuse take turns. A p99 of some seconds also tells what else the machine does: two turns that are as they
-# must be show what Envoy does, of as many as there may be.
-GOOD_TURNS, MOST_TURNS = 2, 6
-SECONDS = 2.5
-RATE = 100.0
+# Quiet and abuse take turns, because the p99 of some seconds also tells what else the machine does; the median of their
+# ratios is judged. Abusers have the lowest priority: in the world they bring a processor of their own.
+TURNS = 7
+SECONDS = 2.0
+RATE = 200.0
 CONNECTIONS = {"rapid_reset": 4, "ping_flood": 4, "settings_flood": 4, "zero_window": 10, "slow_headers": 200}
 
 
 @contextmanager
 def abuse(address: str, way: str) -> Iterator[None]:
     """Abuse the edge from another process."""
-    command = [sys.executable, "-m", "support.abuse", address, way, str(CONNECTIONS[way])]
+    command = ["nice", "-n", "19", sys.executable, "-m", "support.abuse", address, way, str(CONNECTIONS[way])]
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -69,17 +70,16 @@ def memory(pid: int) -> int:
 def test_other_callers_hardly_notice(way: str, stack: Stack) -> None:
     envoy = stack.process("envoy").pid
     asyncio.run(measure(stack.edge))  # warm
-    held, good, ratios = memory(envoy), 0, list[float]()
+    held, ratios = memory(envoy), list[float]()
 
-    while good < GOOD_TURNS:
+    for _ in range(TURNS):
         quiet = Report("quiet", asyncio.run(measure(stack.edge)))
         with abuse(stack.edge, way):
             abused = Report("abused", asyncio.run(measure(stack.edge)))
         assert not abused.failed, abused
         assert memory(envoy) - held <= 100_000_000
         ratios.append(abused.percentile(0.99) / quiet.percentile(0.99))
-        good += ratios[-1] <= 2
-        assert len(ratios) < MOST_TURNS or good >= GOOD_TURNS, f"p99 grew by {ratios}"
 
     grown = (memory(envoy) - held) / 1e6
     print(f"{way}: p99 grew by {' '.join(f'{ratio:.1f}' for ratio in ratios)}, memory by {grown:.0f} MB")
+    assert statistics.median(ratios) <= 2, ratios

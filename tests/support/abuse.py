@@ -76,7 +76,7 @@ class Abuse:
     async def zero_window(self, writer: asyncio.StreamWriter) -> None:
         """Ask for much and take nothing."""
         writer.write(PREFACE + frame(SETTINGS, 0, 0, b"\0\x04\0\0\0\0"))
-        ask = get("/v1/users?page_size=100", self.address)
+        ask = get("/v1/users?page_size=1000", self.address)
         for stream in range(1, 101, 2):
             writer.write(frame(HEADERS, END, stream, ask))
             await writer.drain()
