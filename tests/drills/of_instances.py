@@ -241,7 +241,7 @@ async def two_on_one_port(site: Site) -> None:
     "offered load ≤ 1.2 ×; healthy ≤ 5 s after healing",
     rule=Rule(failed=None, recover_healed=5.0),
     soak=True,
-    known="the budget of a client gives 20 % of the calls and 10 retries a second more, so that rare calls may be retried"
+    known="the budget of a client gives 20 % of the calls and 10 retries a second more, so that rare calls are retried"
     " at all, and the first seconds spend what was saved in the ten before; at thousands of calls a second it comes to"
     " 1.2 ×. Envoy's budget is a share of the calls under way, with 20 at a time always allowed, which a storm of 100"
     " quick calls a second never reaches",
