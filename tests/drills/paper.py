@@ -93,8 +93,9 @@ def _machine() -> str:
     return (
         f"Machine: {cores} cores, {memory:.0f} GiB, {platform.system()} {platform.release()}, Python"
         f" {platform.python_version()}, {packages}, {etcd}; callers, instances, etcd and Envoy share it. `busy` is"
-        " what others took of the machine just before the drill: above 50 % or so, figures tell of the crowd and not of"
-        " the mesh."
+        " what others took of the machine just before the drill: above 50 % or so, times tell of the crowd as"
+        " much as of the mesh, which is why most rows were made with 40 calls a second and road (`ARGS='--rate 40'`),"
+        " not with a drill's own 100 or 150."
     )
 
 
