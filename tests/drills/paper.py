@@ -105,9 +105,9 @@ def _machine() -> str:
         f" {platform.python_version()}, {packages}, {etcd}; callers, instances, etcd and Envoy share it. `busy` is"
         " what others took of the machine just before the drill: above 50 % or so, times tell of the crowd as"
         " much as of the mesh, which is why most rows were made with 40 calls a second and road (`ARGS='--rate 40'`),"
-        " not with a drill's own 100 or 150. Several drills at 100 were first run while the machine was overloaded, failed"
-        " calls by the hundred on every road alike (killed, hung, grey, etcd away among them), and were run again at 40:"
-        " the table holds each drill's last run only."
+        " not with a drill's own 100 or 150. Some drills (killed, hung, grey, etcd away among them) were run before on"
+        " the same machine while it was overloaded, failed calls by the dozen or hundred on every road alike, and were"
+        " repeated: the table holds each drill's last run only."
     )
 
 
