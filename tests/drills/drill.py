@@ -34,7 +34,7 @@ async def run(fault: Fault, *, roads: Sequence[str], short: bool, tell: Tell, ke
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
-    left = set(invariants.children()) - set(before)
+    left = invariants.children() - before
     if left:
         for row in found:
             row["missed"].append(f"processes left running: {', '.join(sorted(left))}")

@@ -16,7 +16,7 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import psutil
 
@@ -53,11 +53,13 @@ class Postgres:
         # Not under pytest's own directory: that one is closed to `nobody`.
         self._home = Path(tempfile.mkdtemp(prefix="mesh-pg-"))
         self._data = self._home / "data"
-        self._user: dict[str, Any] = {}
+        self._as_user: tuple[str, ...] = ()
         if os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody")
             os.chown(self._home, nobody.pw_uid, nobody.pw_gid)
-            self._user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+            # Not by subprocess's own `user`: for that it forks, and gRPC's fork handlers crash the child when a channel
+            # is open here.
+            self._as_user = ("setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups")
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._count = 0
@@ -76,11 +78,11 @@ class Postgres:
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
-            [str(_binaries() / program), *arguments],
+            [*self._as_user, str(_binaries() / program), *arguments],
             cwd=self._home,
             env={"PATH": os.environ["PATH"], "LC_ALL": "C"},
             capture_output=True,
-            **self._user,
+            check=False,
         )
         assert done.returncode == 0, f"{program}: {done.stderr.decode()}"
 
@@ -88,6 +90,7 @@ class Postgres:
         """Start the server and wait until it answers."""
         self._process = subprocess.Popen(
             [
+                *self._as_user,
                 *(str(_binaries() / "postgres"), "-D", str(self._data), "-p", str(self.port), "-k", str(self._home)),
                 *("-c", "listen_addresses=127.0.0.1", "-c", "max_connections=60"),
             ],
@@ -96,7 +99,6 @@ class Postgres:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=(self._home / "log").open("ab"),
-            **self._user,
         )
         deadline = time.monotonic() + 30
         while not self._ready():
