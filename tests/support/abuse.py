@@ -74,9 +74,9 @@ class Abuse:
             await asyncio.sleep(0.01)
 
     async def zero_window(self, writer: asyncio.StreamWriter) -> None:
-        """Ask for much and take nothing."""
+        """Ask for pages and take nothing. Not for huge ones: what those cost is the service's work, read or not."""
         writer.write(PREFACE + frame(SETTINGS, 0, 0, b"\0\x04\0\0\0\0"))
-        ask = get("/v1/users?page_size=1000", self.address)
+        ask = get("/v1/users?page_size=100", self.address)
         for stream in range(1, 101, 2):
             writer.write(frame(HEADERS, END, stream, ask))
             await writer.drain()
