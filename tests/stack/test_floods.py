@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -20,9 +19,11 @@ from support.stack import Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.alone, pytest.mark.xdist_group("stack")]
 
-# Quiet and abuse take turns, because the p99 of some seconds also tells what else the machine does; the median of their
-# ratios is judged. Abusers have the lowest priority: in the world they bring a processor of their own.
-TURNS = 7
+# Quiet and abuse take turns, because the p99 of some seconds also tells what else the machine does, by a factor of two and
+# more. The bound counts as broken when six of seven turns are beyond it: by chance that is one case in sixteen where the
+# true ratio is just 2 (sign test), and none where it is well below. Abusers have the lowest priority: in the world they
+# bring a processor of their own.
+TURNS, BEYOND = 7, 6
 SECONDS = 2.0
 RATE = 200.0
 CONNECTIONS = {"rapid_reset": 4, "ping_flood": 4, "settings_flood": 4, "zero_window": 10, "slow_headers": 200}
@@ -82,4 +83,4 @@ def test_other_callers_hardly_notice(way: str, stack: Stack) -> None:
 
     grown = (memory(envoy) - held) / 1e6
     print(f"{way}: p99 grew by {' '.join(f'{ratio:.1f}' for ratio in ratios)}, memory by {grown:.0f} MB")
-    assert statistics.median(ratios) <= 2, ratios
+    assert sum(ratio > 2 for ratio in ratios) < BEYOND, ratios
