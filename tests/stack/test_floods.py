@@ -20,7 +20,7 @@ from support.stack import Stack
 pytestmark = [pytest.mark.stack, pytest.mark.alone, pytest.mark.xdist_group("stack")]
 
 # Quiet and abuse take turns, because the p99 of some seconds also tells what else the machine does, by a factor of two
-# and more. The bound counts as broken when six of seven turns are beyond it: one case in sixteen where the true ratio is
+# and more. The bound counts as broken when six of seven turns are beyond it: one case in sixteen where the ratio is
 # just 2 (sign test), none where it is well below. Abusers have the lowest priority: in the world they bring a processor
 # of their own.
 TURNS, BEYOND = 7, 6
