@@ -17,8 +17,8 @@ _COLUMNS = "id, name, email, created, updated, etag"
 
 GET = f"SELECT {_COLUMNS} FROM users WHERE id = ?1"  # noqa: S608  constants only, here and below
 PAGE = f"SELECT {_COLUMNS} FROM users WHERE id > ?1 ORDER BY id LIMIT ?2"  # noqa: S608
-MANY_SQLITE = f"SELECT {_COLUMNS} FROM users WHERE id IN (SELECT value FROM json_each(?1))"  # noqa: S608
-MANY_POSTGRES = f"SELECT {_COLUMNS} FROM users WHERE id = ANY($1)"  # noqa: S608
+MANY_SQLITE = f"SELECT {_COLUMNS} FROM users WHERE id IN (SELECT value FROM json_each(?1))"  # noqa: S608  constants only
+MANY_POSTGRES = f"SELECT {_COLUMNS} FROM users WHERE id = ANY($1)"  # noqa: S608  constants only
 
 # All that a write has to know, in one statement: one round trip, and one snapshot.
 FACTS = """
