@@ -1,12 +1,14 @@
 """Policies: layers win in their order, safety comes from the contract alone, nonsense is refused."""
 
+from dataclasses import replace
+
 import pytest
 from google.protobuf import descriptor_pb2
 
 from grpcmesh.v1 import policy_pb2
 from mesh.contract import descriptors, policies
 from mesh.errors import ContractError
-from mesh.policy import Balancer, BalancerPolicy
+from mesh.policy import DEFAULT_POLICY, Balancer, BalancerPolicy
 from users.v1 import users_pb2_grpc  # noqa: F401  links the contract
 
 USERS = "users.v1.UserService"
@@ -50,6 +52,38 @@ def test_a_descriptor_set_says_the_same_as_linked_stubs():
 
 def test_a_service_that_nobody_linked_has_no_policies():
     assert policies.policies_of("nobody.v1.Unknown") == {}
+
+
+def test_everything_that_an_override_says_of_retries_and_breakers_holds():
+    retry = b'{"maxAttempts": 2, "initialBackoff": "1s", "maxBackoff": "2s", "backoffMultiplier": 3,'
+    retry += b' "retryableStatusCodes": ["ABORTED"]}'
+    breaker = b'{"failureRate": 0.25, "window": 7, "minimumCalls": 6, "consecutiveFailures": 4, "halfOpenPermits": 3,'
+    breaker += b' "openFor": "9s"}'
+    found = policies.policies_of(USERS, override(b'{"retry": %s, "breaker": %s}' % (retry, breaker)))[GET]
+    told = found.retry
+    assert (told.max_attempts, told.initial_backoff, told.max_backoff, told.backoff_multiplier) == (2, 1.0, 2.0, 3.0)
+    assert told.codes == {"ABORTED"}
+    broken = found.breaker
+    assert (broken.failure_rate, broken.window, broken.minimum_calls) == (0.25, 7, 6)
+    assert (broken.consecutive_failures, broken.half_open_permits, broken.open_for) == (4, 3, 9.0)
+
+
+def test_what_an_override_leaves_out_stays():
+    plain, told = (
+        policies.policies_of(USERS, override(text))[GET].breaker for text in (b"{}", b'{"breaker": {"window": 7}}')
+    )
+    assert told == replace(plain, window=7)
+
+
+def test_a_service_that_says_nothing_of_itself_has_the_defaults():
+    contract = descriptor_pb2.FileDescriptorSet.FromString(descriptors.descriptor_set([USERS]))
+    for file in contract.file:
+        for service in file.service:
+            service.ClearField("options")
+            for method in service.method:
+                method.ClearField("options")
+    found = policies.policies_of_set(contract.SerializeToString(), USERS)[GET]
+    assert (found.timeout, found.retry, found.idempotent) == (DEFAULT_POLICY.timeout, DEFAULT_POLICY.retry, False)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 from mesh.policy import BudgetPolicy, MethodPolicy, RetryPolicy
 from mesh.resilience import hops
 from mesh.resilience.budget import Budget
-from mesh.resilience.hops import ATTEMPTS_LEFT, PRIORITY, STOP_RETRYING, Hop, attempts_allowed, handed_on, parse_left
+from mesh.resilience.hops import (
+    ATTEMPTS_LEFT,
+    PREVIOUS_ATTEMPTS,
+    PRIORITY,
+    STOP_RETRYING,
+    Hop,
+    attempts_allowed,
+    deadline_of,
+    entries_of,
+    handed_on,
+    parse_left,
+)
 from mesh.resilience.retry import PUSHBACK, Failure, Retries, Stop
 
 UNBOUNDED = BudgetPolicy(share=1e9)
@@ -111,6 +122,31 @@ def test_blocking_calls_hear_of_a_cancellation_and_late_ones_too() -> None:
     hop.close(cancelled=True)
     hop.on_cancel(late)
     assert heard == ["first", "late"]
+
+
+def test_nobody_hears_of_a_cancellation_after_it_was_forgotten() -> None:
+    hop, heard = hop_of(), list[str]()
+
+    def end() -> None:
+        heard.append("cancelled")
+
+    hop.forget(end)
+    hop.on_cancel(end)
+    hop.forget(end)
+    hop.close(cancelled=True)
+    assert heard == []
+
+
+def test_the_attempts_before_are_told_as_grpc_asks() -> None:
+    assert entries_of(None, allowed=3, spent=0) == []
+    assert entries_of(None, allowed=3, spent=1) == [(ATTEMPTS_LEFT, "1"), (PREVIOUS_ATTEMPTS, "1")]
+
+
+def test_a_call_ends_no_later_than_the_one_it_is_made_for() -> None:
+    assert deadline_of(None, 1.0, 5.0) == 6.0
+    assert deadline_of(None, 1.0, None) == float("inf")
+    assert deadline_of(hop_of(), 1.0, 5.0) == 6.0
+    assert deadline_of(hop_of(), 1.0, 50.0) == deadline_of(hop_of(), 1.0, None) == 10.0
 
 
 def test_an_answered_call_cancels_nothing() -> None:

@@ -115,6 +115,12 @@ def test_more_calls_of_a_slow_method_are_not_slowness() -> None:
     assert limiter.limit == 500
 
 
+def test_a_limiter_tells_its_state() -> None:
+    limiter = full(8)
+    limiter.ask(Priority.DEFAULT)
+    assert repr(limiter) == "Limiter(8 of 8 in work, 1 waiting)"
+
+
 def test_a_lasting_change_of_pace_is_the_new_reference_after_two_minutes() -> None:
     limiter, pace = Limiter(LimitPolicy(10, 500), 0.0), Pace()
     now = windows(limiter, pace, 0.010, 5, 300, 0.0)

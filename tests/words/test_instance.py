@@ -9,7 +9,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mesh.errors import InvalidName
-from mesh.instance import Endpoint, Instance, State, View, check_instance_id, check_service_name
+from mesh.instance import (
+    AttemptRecord,
+    Endpoint,
+    Instance,
+    Network,
+    State,
+    View,
+    check_instance_id,
+    check_service_name,
+)
 
 HOSTILE = [
     "",
@@ -130,3 +139,36 @@ def test_another_state_is_another_value() -> None:
     before = instance("a")
     assert before.with_state(State.DRAINING).state is State.DRAINING
     assert before.state is State.READY
+
+
+@pytest.mark.parametrize(
+    ("network", "address", "inside"),
+    [
+        ("10.0.0.0/8", "10.1.2.3:1", True),
+        ("10.0.0.0/8", "11.1.2.3:1", False),
+        ("10.0.0.0/8:50000-50999", "10.1.2.3:50999", True),
+        ("10.0.0.0/8:50000-50999", "10.1.2.3:51000", False),
+        ("10.0.0.0/8:50051", "10.1.2.3:50051", True),
+        ("10.0.0.0/8", "[::1]:1", False),
+        ("::1/128", "[::1]:1", True),
+        ("0.0.0.0/0", "localhost:1", False),
+    ],
+)
+def test_an_address_is_in_a_network_or_not_and_a_name_never_is(network: str, address: str, inside: bool) -> None:
+    assert (Endpoint.parse(address) in Network.parse(network)) is inside
+
+
+@pytest.mark.parametrize("text", ["10.0.0.0/8", "10.0.0.0/8:50000-50999", "::1/128"])
+def test_networks_come_back_as_they_were_read(text: str) -> None:
+    assert str(Network.parse(text)) == text
+
+
+@pytest.mark.parametrize("text", ["10.0.0.1/8", "ten", "10.0.0.0/8:0", "10.0.0.0/8:2-1", "10.0.0.0/8:70000", "::1/129"])
+def test_what_is_no_network(text: str) -> None:
+    with pytest.raises(InvalidName):
+        Network.parse(text)
+
+
+def test_an_attempt_is_told_in_a_few_words() -> None:
+    assert str(AttemptRecord("10.0.0.1:1", "UNAVAILABLE", 12.4)) == "10.0.0.1:1 UNAVAILABLE 12 ms"
+    assert str(AttemptRecord("", "UNAVAILABLE", 0.0)) == "no endpoint UNAVAILABLE 0 ms"
