@@ -5,8 +5,9 @@ BIN    := $(VENV)/bin
 TOOLS  := .tools/bin
 GRPCURL := github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+MACHINES := tests/words tests/resilience tests/balancing tests/xds tests/contract/test_descriptors.py tests/contract/test_policies.py
 .DEFAULT_GOAL := help
-.PHONY: help up install install-dev gen gen-check proto-lint proto-baseline lint types floors check tools test drills soak clean
+.PHONY: help up install install-dev gen gen-check proto-lint proto-baseline lint types floors check tools test coverage drills soak clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{sub(/:.*/, "", $$1); printf "  %-15s %s\n", $$1, $$2}'
@@ -71,6 +72,11 @@ $(TOOLS)/grpcurl:
 # One worker drives the stack while the other runs the small tests; those that measure time have the machine to themselves.
 test: $(VENV)/.dev tools  ## Run every test; ARGS="-k name" and the like are passed on
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+# The seed is fixed, so that a branch is tried in every run or in none.
+coverage: $(VENV)/.dev  ## Fail if a branch of the words and machines (floors 0 and 1) is tried by none of their tests
+	@$(BIN)/python -m coverage run -m pytest -q --no-header -p no:cacheprovider --hypothesis-seed=0 $(MACHINES)
+	@$(BIN)/python -m coverage report
 
 # Figures are of this machine and whatever else it does: leave it alone meanwhile.
 drills: $(VENV)/.dev  ## Try every fault under load and write docs/drills.md; FAULT=name tries one
