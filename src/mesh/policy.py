@@ -22,9 +22,22 @@ class RetryPolicy:
     """Worth another attempt (AIP-194)."""
 
 
+class BreakerMode(enum.StrEnum):
+    """Who decides about a breaker (resilience4j's states that no call changes)."""
+
+    AUTOMATIC = "AUTOMATIC"
+    """The rules."""
+    FORCED_OPEN = "FORCED_OPEN"
+    """An operator: no call is let through."""
+    DISABLED = "DISABLED"
+    """Nobody: every call is let through, nothing is counted."""
+    METRICS_ONLY = "METRICS_ONLY"
+    """Nobody, but what the rules would have done is told."""
+
+
 @dataclass(frozen=True, slots=True)
 class BreakerPolicy:
-    """When an instance is left alone (resilience4j's words; consecutive failures are Envoy's)."""
+    """When an instance is left alone (resilience4j's words; consecutive failures and outliers are Envoy's)."""
 
     failure_rate: float = 0.5
     window: int = 100
@@ -32,8 +45,22 @@ class BreakerPolicy:
     minimum_calls: int = 20
     consecutive_failures: int = 5
     open_for: float = 30.0
-    """Seconds, jittered when it opens."""
+    """Seconds, jittered when it opens, and as many more with every time that it opens again."""
     half_open_permits: int = 3
+    window_time: float = 0.0
+    """Seconds looked at instead of `window` calls; 0 is calls."""
+    slow_call_duration: float = 0.0
+    """Seconds beyond which a call is slow; 0: by `slow_call_factor`."""
+    slow_call_rate: float = 0.5
+    slow_call_factor: float = 5.0
+    """So many times slower than the same method at other instances is slow; 0 is never."""
+    outlier_failure_rate: float = 0.2
+    """Enough where other instances fail much less; 0 is never."""
+    max_open_for: float = 300.0
+    """Seconds (Envoy's max_ejection_time)."""
+    mode: BreakerMode = BreakerMode.AUTOMATIC
+    fleet_probe: bool = False
+    """One client of all probes, the others wait for what it finds."""
 
 
 class Balancer(enum.StrEnum):

@@ -125,12 +125,51 @@ class BreakerPolicy(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _Mode:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[BreakerPolicy._Mode.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        MODE_UNSPECIFIED: BreakerPolicy._Mode.ValueType  # 0
+        """Not set: automatic, or what a layer before says."""
+        MODE_AUTOMATIC: BreakerPolicy._Mode.ValueType  # 1
+        """The rules decide."""
+        MODE_FORCED_OPEN: BreakerPolicy._Mode.ValueType  # 2
+        """No call is let through: the service is switched off for its callers."""
+        MODE_DISABLED: BreakerPolicy._Mode.ValueType  # 3
+        """Every call is let through, and nothing is counted."""
+        MODE_METRICS_ONLY: BreakerPolicy._Mode.ValueType  # 4
+        """Every call is let through; what the rules would have done is counted."""
+
+    class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
+        """Who decides."""
+
+    MODE_UNSPECIFIED: BreakerPolicy.Mode.ValueType  # 0
+    """Not set: automatic, or what a layer before says."""
+    MODE_AUTOMATIC: BreakerPolicy.Mode.ValueType  # 1
+    """The rules decide."""
+    MODE_FORCED_OPEN: BreakerPolicy.Mode.ValueType  # 2
+    """No call is let through: the service is switched off for its callers."""
+    MODE_DISABLED: BreakerPolicy.Mode.ValueType  # 3
+    """Every call is let through, and nothing is counted."""
+    MODE_METRICS_ONLY: BreakerPolicy.Mode.ValueType  # 4
+    """Every call is let through; what the rules would have done is counted."""
+
     FAILURE_RATE_FIELD_NUMBER: _builtins.int
     WINDOW_FIELD_NUMBER: _builtins.int
     MINIMUM_CALLS_FIELD_NUMBER: _builtins.int
     CONSECUTIVE_FAILURES_FIELD_NUMBER: _builtins.int
     OPEN_FOR_FIELD_NUMBER: _builtins.int
     HALF_OPEN_PERMITS_FIELD_NUMBER: _builtins.int
+    WINDOW_TIME_FIELD_NUMBER: _builtins.int
+    SLOW_CALL_DURATION_FIELD_NUMBER: _builtins.int
+    SLOW_CALL_RATE_FIELD_NUMBER: _builtins.int
+    SLOW_CALL_FACTOR_FIELD_NUMBER: _builtins.int
+    OUTLIER_FAILURE_RATE_FIELD_NUMBER: _builtins.int
+    MAX_OPEN_FOR_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    FLEET_PROBE_FIELD_NUMBER: _builtins.int
     failure_rate: _builtins.float
     """Share of failed calls, 0 to 1, that opens the breaker."""
     window: _builtins.int
@@ -141,9 +180,35 @@ class BreakerPolicy(_message.Message):
     """Failures in a row that open the breaker whatever the rate."""
     half_open_permits: _builtins.int
     """Probes let through while half open."""
+    slow_call_rate: _builtins.float
+    """Share of slow calls, 0 to 1, that opens the breaker."""
+    slow_call_factor: _builtins.float
+    """How many times slower than at other instances a call is slow, where slow_call_duration is zero. 0 switches this off."""
+    outlier_failure_rate: _builtins.float
+    """Share of failed calls, 0 to 1, that opens the breaker where calls to other instances fail much less. 0 switches this
+    off.
+    """
+    mode: Global___BreakerPolicy.Mode.ValueType
+    """Who decides."""
+    fleet_probe: _builtins.bool
+    """Whether one client of all probes an instance that was left alone, and the others wait for what it finds."""
     @_builtins.property
     def open_for(self) -> _duration_pb2.Duration:
         """Time that the breaker stays open before a probe."""
+
+    @_builtins.property
+    def window_time(self) -> _duration_pb2.Duration:
+        """Time that is looked at, instead of a number of calls. Zero is `window`."""
+
+    @_builtins.property
+    def slow_call_duration(self) -> _duration_pb2.Duration:
+        """Time beyond which a call is slow. Zero: a call is slow if it is much slower than those of the same method to other
+        instances.
+        """
+
+    @_builtins.property
+    def max_open_for(self) -> _duration_pb2.Duration:
+        """Longest time that a breaker stays open which opens again and again."""
 
     def __init__(
         self,
@@ -154,19 +219,35 @@ class BreakerPolicy(_message.Message):
         consecutive_failures: _builtins.int | None = ...,
         open_for: _duration_pb2.Duration | None = ...,
         half_open_permits: _builtins.int | None = ...,
+        window_time: _duration_pb2.Duration | None = ...,
+        slow_call_duration: _duration_pb2.Duration | None = ...,
+        slow_call_rate: _builtins.float | None = ...,
+        slow_call_factor: _builtins.float | None = ...,
+        outlier_failure_rate: _builtins.float | None = ...,
+        max_open_for: _duration_pb2.Duration | None = ...,
+        mode: Global___BreakerPolicy.Mode.ValueType = ...,
+        fleet_probe: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_consecutive_failures", b"_consecutive_failures", "_failure_rate", b"_failure_rate", "_half_open_permits", b"_half_open_permits", "_minimum_calls", b"_minimum_calls", "_window", b"_window", "consecutive_failures", b"consecutive_failures", "failure_rate", b"failure_rate", "half_open_permits", b"half_open_permits", "minimum_calls", b"minimum_calls", "open_for", b"open_for", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_consecutive_failures", b"_consecutive_failures", "_failure_rate", b"_failure_rate", "_fleet_probe", b"_fleet_probe", "_half_open_permits", b"_half_open_permits", "_minimum_calls", b"_minimum_calls", "_outlier_failure_rate", b"_outlier_failure_rate", "_slow_call_factor", b"_slow_call_factor", "_slow_call_rate", b"_slow_call_rate", "_window", b"_window", "consecutive_failures", b"consecutive_failures", "failure_rate", b"failure_rate", "fleet_probe", b"fleet_probe", "half_open_permits", b"half_open_permits", "max_open_for", b"max_open_for", "minimum_calls", b"minimum_calls", "open_for", b"open_for", "outlier_failure_rate", b"outlier_failure_rate", "slow_call_duration", b"slow_call_duration", "slow_call_factor", b"slow_call_factor", "slow_call_rate", b"slow_call_rate", "window", b"window", "window_time", b"window_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_consecutive_failures", b"_consecutive_failures", "_failure_rate", b"_failure_rate", "_half_open_permits", b"_half_open_permits", "_minimum_calls", b"_minimum_calls", "_window", b"_window", "consecutive_failures", b"consecutive_failures", "failure_rate", b"failure_rate", "half_open_permits", b"half_open_permits", "minimum_calls", b"minimum_calls", "open_for", b"open_for", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_consecutive_failures", b"_consecutive_failures", "_failure_rate", b"_failure_rate", "_fleet_probe", b"_fleet_probe", "_half_open_permits", b"_half_open_permits", "_minimum_calls", b"_minimum_calls", "_outlier_failure_rate", b"_outlier_failure_rate", "_slow_call_factor", b"_slow_call_factor", "_slow_call_rate", b"_slow_call_rate", "_window", b"_window", "consecutive_failures", b"consecutive_failures", "failure_rate", b"failure_rate", "fleet_probe", b"fleet_probe", "half_open_permits", b"half_open_permits", "max_open_for", b"max_open_for", "minimum_calls", b"minimum_calls", "mode", b"mode", "open_for", b"open_for", "outlier_failure_rate", b"outlier_failure_rate", "slow_call_duration", b"slow_call_duration", "slow_call_factor", b"slow_call_factor", "slow_call_rate", b"slow_call_rate", "window", b"window", "window_time", b"window_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__consecutive_failures: _TypeAlias = _typing.Literal["consecutive_failures"]  # noqa: Y015
     _WhichOneofArgType__consecutive_failures: _TypeAlias = _typing.Literal["_consecutive_failures", b"_consecutive_failures"]  # noqa: Y015
     _WhichOneofReturnType__failure_rate: _TypeAlias = _typing.Literal["failure_rate"]  # noqa: Y015
     _WhichOneofArgType__failure_rate: _TypeAlias = _typing.Literal["_failure_rate", b"_failure_rate"]  # noqa: Y015
+    _WhichOneofReturnType__fleet_probe: _TypeAlias = _typing.Literal["fleet_probe"]  # noqa: Y015
+    _WhichOneofArgType__fleet_probe: _TypeAlias = _typing.Literal["_fleet_probe", b"_fleet_probe"]  # noqa: Y015
     _WhichOneofReturnType__half_open_permits: _TypeAlias = _typing.Literal["half_open_permits"]  # noqa: Y015
     _WhichOneofArgType__half_open_permits: _TypeAlias = _typing.Literal["_half_open_permits", b"_half_open_permits"]  # noqa: Y015
     _WhichOneofReturnType__minimum_calls: _TypeAlias = _typing.Literal["minimum_calls"]  # noqa: Y015
     _WhichOneofArgType__minimum_calls: _TypeAlias = _typing.Literal["_minimum_calls", b"_minimum_calls"]  # noqa: Y015
+    _WhichOneofReturnType__outlier_failure_rate: _TypeAlias = _typing.Literal["outlier_failure_rate"]  # noqa: Y015
+    _WhichOneofArgType__outlier_failure_rate: _TypeAlias = _typing.Literal["_outlier_failure_rate", b"_outlier_failure_rate"]  # noqa: Y015
+    _WhichOneofReturnType__slow_call_factor: _TypeAlias = _typing.Literal["slow_call_factor"]  # noqa: Y015
+    _WhichOneofArgType__slow_call_factor: _TypeAlias = _typing.Literal["_slow_call_factor", b"_slow_call_factor"]  # noqa: Y015
+    _WhichOneofReturnType__slow_call_rate: _TypeAlias = _typing.Literal["slow_call_rate"]  # noqa: Y015
+    _WhichOneofArgType__slow_call_rate: _TypeAlias = _typing.Literal["_slow_call_rate", b"_slow_call_rate"]  # noqa: Y015
     _WhichOneofReturnType__window: _TypeAlias = _typing.Literal["window"]  # noqa: Y015
     _WhichOneofArgType__window: _TypeAlias = _typing.Literal["_window", b"_window"]  # noqa: Y015
     @_typing.overload
@@ -174,9 +255,17 @@ class BreakerPolicy(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__failure_rate) -> _WhichOneofReturnType__failure_rate | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fleet_probe) -> _WhichOneofReturnType__fleet_probe | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__half_open_permits) -> _WhichOneofReturnType__half_open_permits | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__minimum_calls) -> _WhichOneofReturnType__minimum_calls | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__outlier_failure_rate) -> _WhichOneofReturnType__outlier_failure_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__slow_call_factor) -> _WhichOneofReturnType__slow_call_factor | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__slow_call_rate) -> _WhichOneofReturnType__slow_call_rate | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__window) -> _WhichOneofReturnType__window | None: ...
 

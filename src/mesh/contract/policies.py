@@ -19,13 +19,14 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpcmesh.v1 import policy_pb2
 from mesh.contract.descriptors import find_service, pool_of
 from mesh.errors import ContractError
-from mesh.policy import DEFAULT_POLICY, Balancer, BalancerPolicy, BreakerPolicy, MethodPolicy, RetryPolicy
+from mesh.policy import DEFAULT_POLICY, Balancer, BalancerPolicy, BreakerMode, BreakerPolicy, MethodPolicy, RetryPolicy
 
 # gRFC A6: more than five attempts count as five.
 MAX_ATTEMPTS = 5
 _MAX_TIMEOUT = 24 * 3600.0
 
 _KINDS = {policy_pb2.BalancerPolicy.Kind.Value(f"KIND_{kind.value}"): kind for kind in Balancer}
+_MODES = {policy_pb2.BreakerPolicy.Mode.Value(f"MODE_{mode.value}"): mode for mode in BreakerMode}
 # Names of metadata as gRPC allows them; an empty one switches a service's key off for a method.
 _METADATA = re.compile(r"[a-z0-9_.-]{0,64}")
 
@@ -140,15 +141,41 @@ def _merge_retry(retry: RetryPolicy, layer: policy_pb2.RetryPolicy) -> RetryPoli
     return replace(retry, **changes)  # type: ignore[arg-type]  # each value has its field's type by construction
 
 
+# What may be written, and what 0 switches off.
+_BREAKER_SHARES = (
+    ("failure_rate", 0.01, 1.0),
+    ("slow_call_rate", 0.01, 1.0),
+    ("slow_call_factor", 1.5, 1000.0),
+    ("outlier_failure_rate", 0.01, 1.0),
+)
+_BREAKER_TIMES = (
+    ("open_for", 0.01, 3600.0),
+    ("max_open_for", 0.01, 24 * 3600.0),
+    ("window_time", 0.1, 3600.0),
+    ("slow_call_duration", 0.001, 3600.0),
+)
+_SWITCHED_OFF = ("slow_call_factor", "outlier_failure_rate", "window_time", "slow_call_duration")
+
+
 def _merge_breaker(breaker: BreakerPolicy, layer: policy_pb2.BreakerPolicy) -> BreakerPolicy:
     changes: dict[str, object] = {}
-    if layer.HasField("failure_rate"):
-        changes["failure_rate"] = _within(layer.failure_rate, "failure_rate", 0.01, 1)
+    for name, low, high in _BREAKER_SHARES:
+        if layer.HasField(name):
+            value = getattr(layer, name)
+            changes[name] = value if value == 0 and name in _SWITCHED_OFF else _within(value, name, low, high)
     for name in ("window", "minimum_calls", "consecutive_failures", "half_open_permits"):
         if layer.HasField(name):
             changes[name] = int(_within(getattr(layer, name), name, 1, 100_000))
-    if layer.HasField("open_for"):
-        changes["open_for"] = _seconds(layer.open_for, "open_for", low=0.01, high=3600)
+    for name, low, high in _BREAKER_TIMES:
+        if layer.HasField(name):
+            value = _seconds(getattr(layer, name), name, low=0.0, high=high)
+            changes[name] = value if value == 0 and name in _SWITCHED_OFF else _within(value, name, low, high)
+    if layer.mode:
+        if layer.mode not in _MODES:
+            raise ContractError(f"breaker.mode {layer.mode} is not known here: it may be of a later release")
+        changes["mode"] = _MODES[layer.mode]
+    if layer.HasField("fleet_probe"):
+        changes["fleet_probe"] = layer.fleet_probe
     return replace(breaker, **changes)  # type: ignore[arg-type]  # each value has its field's type by construction
 
 
