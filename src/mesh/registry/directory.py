@@ -6,16 +6,19 @@ Nothing here waits. A record is read once for each of its revisions; one that ca
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from mesh.errors import RecordError
-from mesh.instance import Instance, Network, View
+from mesh.instance import Instance, Network, State, View
 from mesh.registry.record import decode
 from mesh.registry.roster import Roster
 from mesh.store import Entry
 from mesh.telemetry.metrics import RECORDS_SKIPPED, REGISTRY_INSTANCES, REGISTRY_STALE
 
 _log = logging.getLogger("mesh.registry")
+
+# Of a key that was never read: no revision of etcd's is below 1.
+_NOTHING: tuple[int, Instance | None] = (-1, None)
 
 
 class Directory:
@@ -34,23 +37,29 @@ class Directory:
         self.known = False
         self.views: dict[str, View] = {only: View(only)} if only else {}
 
-    def update(self, entries: Mapping[str, Entry], now: float) -> set[str]:
-        """Take everything that the store shows; return the services whose View changed."""
+    @property
+    def stale(self) -> bool:
+        """Whether the store was out of reach at the last look."""
+        return self._stale
+
+    def update(self, entries: Mapping[str, Entry], now: float, keys: Collection[str] | None = None) -> set[str]:
+        """Take what the store shows; return the services whose View changed.
+
+        entries: all of it.
+        keys: those that changed since the last update; None: any may have.
+        """
+        news: dict[str, dict[str, Instance | None]] = {}
+        if keys is None:
+            keys = [*entries, *(self._read.keys() - entries.keys())]
+            news = {service: {} for service in self._rosters}
         self.known = True
-        seen: dict[str, dict[str, Instance]] = {service: {} for service in self._rosters}
-        read: dict[str, tuple[int, Instance | None]] = {}
-        for key, entry in entries.items():
-            before = self._read.get(key)
-            read[key] = before if before and before[0] == entry.mod_revision else (entry.mod_revision, self._use(entry))
-            instance = read[key][1]
-            if instance is not None:
-                seen.setdefault(instance.service, {})[instance.id] = instance
-        self._read = read
-        changed = set()
-        for service, instances in seen.items():
-            if self._publish(service, self._roster(service).update(instances, now)):
-                changed.add(service)
-        return changed
+        for key in keys:
+            _, before = self._read.get(key, _NOTHING)
+            after = self._read_again(key, entries.get(key))
+            instance = after or before
+            if instance is not None and after is not before:
+                news.setdefault(instance.service, {})[instance.id] = after
+        return {s for s, changed in news.items() if self._publish(s, self._roster(s).change(changed, now))}
 
     def tick(self, now: float, stale: bool) -> set[str]:
         """Let time pass, the store being out of reach or not; return the services whose View changed."""
@@ -70,17 +79,29 @@ class Directory:
 
     def _publish(self, service: str, view: View) -> bool:
         """Note a View; return whether it is another than the one before."""
-        if self._rosters[service].is_empty and service != self._only:
+        roster = self._rosters[service]
+        before = self.views.get(service)
+        if roster.is_empty and service != self._only:
             del self._rosters[service]
-            gone = self.views.pop(service, None) is not None
-            if gone:
-                _measure(view)
-            return gone
-        if self.views.get(service) == view:
-            return False
-        self.views[service] = view
-        _measure(view)
-        return True
+            self.views.pop(service, None)
+            published = before is not None
+        else:
+            self.views[service] = view
+            published = before != view
+        if published:
+            _measure(view, roster.counts)
+        return published
+
+    def _read_again(self, key: str, entry: Entry | None) -> Instance | None:
+        """Return what a key's present revision reads as."""
+        if entry is None:
+            self._read.pop(key, None)
+            return None
+        revision, instance = self._read.get(key, _NOTHING)
+        if revision != entry.mod_revision:
+            instance = self._use(entry)
+            self._read[key] = entry.mod_revision, instance
+        return instance
 
     def _use(self, entry: Entry) -> Instance | None:
         try:
@@ -98,8 +119,7 @@ class Directory:
         _log.warning("skipped the record %.200r: %s", key, why, extra={"event.action": "record-skipped"})
 
 
-def _measure(view: View) -> None:
-    for state in ("ready", "draining", "paused"):
-        count = sum(i.state == state for i in view.instances)
-        REGISTRY_INSTANCES.labels(view.service, state).set(count)
+def _measure(view: View, counts: Mapping[State, int]) -> None:
+    for state in State:
+        REGISTRY_INSTANCES.labels(view.service, state.value).set(counts.get(state, 0))
     REGISTRY_STALE.labels(view.service).set(view.stale)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from mesh.clock import Clock, Dice
 from mesh.errors import Compacted, StoreDenied, StoreError, StoreUnavailable
@@ -15,15 +15,17 @@ from mesh.telemetry.metrics import COMPACTIONS
 _log = logging.getLogger("mesh.registry")
 
 
+Listener = Callable[[Mapping[str, Entry], Collection[str] | None], None]
+
+
 class Mirror:
-    """The entries under a prefix. `listener` gets the whole set, first once it is known and then at every change.
+    """The entries under a prefix. `listener` gets the whole set, first once it is known and then at every change, and
+    with it the keys that changed; None after a listing: any of them may have.
 
     The mapping is the mirror's own and changes later: a listener that keeps it copies it.
     """
 
-    def __init__(
-        self, store: Store, prefix: str, listener: Callable[[Mapping[str, Entry]], None], clock: Clock, dice: Dice
-    ) -> None:
+    def __init__(self, store: Store, prefix: str, listener: Listener, clock: Clock, dice: Dice) -> None:
         self._store = store
         self._prefix = prefix
         self._listener = listener
@@ -68,7 +70,7 @@ class Mirror:
         listing = await self._store.list(self._prefix)
         self._complaint = ""
         self._entries = dict(listing.entries)
-        self._tell()
+        self._tell(None)
         async for changed in self._store.watch(self._prefix, listing.revision):
             reconnect.worked()
             for key, entry in changed.changes.items():
@@ -77,11 +79,11 @@ class Mirror:
                 else:
                     self._entries[key] = entry
             if changed.changes:
-                self._tell()
+                self._tell(changed.changes.keys())
 
-    def _tell(self) -> None:
+    def _tell(self, keys: Collection[str] | None) -> None:
         try:
-            self._listener(self._entries)
+            self._listener(self._entries, keys)
         except Exception:
             _log.exception("a listener to %s failed", self._prefix)
 

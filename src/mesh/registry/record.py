@@ -9,6 +9,7 @@ Only `Addr` must be there. What a record says of itself is checked before anybod
 from __future__ import annotations
 
 import json
+from sys import intern
 from typing import Any
 
 from mesh.errors import InvalidName, RecordError
@@ -72,16 +73,17 @@ def decode(key: str, value: bytes, prefix: str) -> Instance:
         metadata = record.get("Metadata")
         if not isinstance(metadata, dict):  # foreign records carry anything here, or nothing
             metadata = {}
+        # Ten thousand instances have few zones, versions and contracts between them: each text is kept once.
         return Instance(
-            service=service,
+            service=intern(service),
             id=number,
             endpoint=Endpoint.parse(_text(record, "Addr")),
-            zone=_text(metadata, "zone"),
-            version=_text(metadata, "version"),
+            zone=intern(_text(metadata, "zone")),
+            version=intern(_text(metadata, "version")),
             weight=_weight(metadata),
             state=_state(metadata),
             started=_number(metadata, "started"),
-            contract=_text(metadata, "contract"),
+            contract=intern(_text(metadata, "contract")),
         )
     except InvalidName as e:
         raise RecordError(str(e)) from e

@@ -88,7 +88,7 @@ class Registrar:
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._mirrors = [
-            Mirror(self._store, instance_key(self._prefix, i), lambda _: self._news.set(), self._clock, self._dice)
+            Mirror(self._store, instance_key(self._prefix, i), lambda *_: self._news.set(), self._clock, self._dice)
             for i in self._instances
         ]
         self._task = asyncio.create_task(self._run(done), name="mesh-registrar")
