@@ -20,6 +20,22 @@ class RetryPolicy:
     backoff_multiplier: float = 2.0
     codes: frozenset[str] = frozenset({"UNAVAILABLE"})
     """Worth another attempt (AIP-194)."""
+    attempt_timeout: float = 0.0
+    """Seconds that one attempt may take of a call that may be sent again and has one response; 0 is no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class HedgingPolicy:
+    """Attempts beside one that takes long (gRFC A6); in the place of retries where it is switched on."""
+
+    max_attempts: int = 1
+    """The first one counted, at most 5; 1 is no hedging."""
+    delay: float = 0.1
+    """Seconds without an answer after which another attempt is made."""
+    codes: frozenset[str] = frozenset({"UNAVAILABLE"})
+    """After these another attempt is made at once; any other ends the call."""
+    follow_p95: bool = True
+    """The delay is the time in which 95 % of the method's attempts are answered, if that is shorter."""
 
 
 class BreakerMode(enum.StrEnum):
@@ -106,6 +122,7 @@ class MethodPolicy:
     has_request_id: bool = False
     """The request has a `request_id` field; a call that fills it may be sent again."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    hedging: HedgingPolicy = field(default_factory=HedgingPolicy)
     breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
     balancer: BalancerPolicy = field(default_factory=BalancerPolicy)
 

@@ -91,7 +91,7 @@ def documented_policy() -> policy_pb2.Policy:
     for name, value, *_ in rows("policies.md"):
         part, _, field = name.rpartition(".")
         text = value.strip("`")
-        told: object = float(text) if re.fullmatch(r"[\d.]+", text) else {"false": False}.get(text, text)
+        told: object = float(text) if re.fullmatch(r"[\d.]+", text) else {"false": False, "true": True}.get(text, text)
         told = [text] if field.endswith("codes") else told
         target = found.setdefault(part, {}) if part else found
         assert isinstance(target, dict)

@@ -36,6 +36,7 @@ class Policy(_message.Message):
     RETRY_FIELD_NUMBER: _builtins.int
     BREAKER_FIELD_NUMBER: _builtins.int
     BALANCER_FIELD_NUMBER: _builtins.int
+    HEDGING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
         """Time a call may take in all, attempts and pauses included, when its caller names none."""
@@ -52,6 +53,10 @@ class Policy(_message.Message):
     def balancer(self) -> Global___BalancerPolicy:
         """Choice of the instance for each attempt."""
 
+    @_builtins.property
+    def hedging(self) -> Global___HedgingPolicy:
+        """Attempts beside one that takes long. Takes the place of `retry` where it is switched on."""
+
     def __init__(
         self,
         *,
@@ -59,10 +64,11 @@ class Policy(_message.Message):
         retry: Global___RetryPolicy | None = ...,
         breaker: Global___BreakerPolicy | None = ...,
         balancer: Global___BalancerPolicy | None = ...,
+        hedging: Global___HedgingPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["balancer", b"balancer", "breaker", b"breaker", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balancer", b"balancer", "breaker", b"breaker", "hedging", b"hedging", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balancer", b"balancer", "breaker", b"breaker", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balancer", b"balancer", "breaker", b"breaker", "hedging", b"hedging", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -79,6 +85,7 @@ class RetryPolicy(_message.Message):
     MAX_BACKOFF_FIELD_NUMBER: _builtins.int
     BACKOFF_MULTIPLIER_FIELD_NUMBER: _builtins.int
     RETRYABLE_STATUS_CODES_FIELD_NUMBER: _builtins.int
+    ATTEMPT_TIMEOUT_FIELD_NUMBER: _builtins.int
     max_attempts: _builtins.int
     """Attempts in all, the first one counted. 1 switches retries off, more than 5 counts as 5."""
     backoff_multiplier: _builtins.float
@@ -95,6 +102,10 @@ class RetryPolicy(_message.Message):
     def retryable_status_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the status codes that are worth another attempt, e.g. "UNAVAILABLE"."""
 
+    @_builtins.property
+    def attempt_timeout(self) -> _duration_pb2.Duration:
+        """Time that one attempt may take, of calls that may be sent again and have one response. Zero is no limit but the call's."""
+
     def __init__(
         self,
         *,
@@ -103,10 +114,11 @@ class RetryPolicy(_message.Message):
         max_backoff: _duration_pb2.Duration | None = ...,
         backoff_multiplier: _builtins.float | None = ...,
         retryable_status_codes: _abc.Iterable[_builtins.str] | None = ...,
+        attempt_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_backoff_multiplier", b"_backoff_multiplier", "_max_attempts", b"_max_attempts", "backoff_multiplier", b"backoff_multiplier", "initial_backoff", b"initial_backoff", "max_attempts", b"max_attempts", "max_backoff", b"max_backoff"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_backoff_multiplier", b"_backoff_multiplier", "_max_attempts", b"_max_attempts", "attempt_timeout", b"attempt_timeout", "backoff_multiplier", b"backoff_multiplier", "initial_backoff", b"initial_backoff", "max_attempts", b"max_attempts", "max_backoff", b"max_backoff"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_backoff_multiplier", b"_backoff_multiplier", "_max_attempts", b"_max_attempts", "backoff_multiplier", b"backoff_multiplier", "initial_backoff", b"initial_backoff", "max_attempts", b"max_attempts", "max_backoff", b"max_backoff", "retryable_status_codes", b"retryable_status_codes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_backoff_multiplier", b"_backoff_multiplier", "_max_attempts", b"_max_attempts", "attempt_timeout", b"attempt_timeout", "backoff_multiplier", b"backoff_multiplier", "initial_backoff", b"initial_backoff", "max_attempts", b"max_attempts", "max_backoff", b"max_backoff", "retryable_status_codes", b"retryable_status_codes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__backoff_multiplier: _TypeAlias = _typing.Literal["backoff_multiplier"]  # noqa: Y015
     _WhichOneofArgType__backoff_multiplier: _TypeAlias = _typing.Literal["_backoff_multiplier", b"_backoff_multiplier"]  # noqa: Y015
@@ -118,6 +130,53 @@ class RetryPolicy(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_attempts) -> _WhichOneofReturnType__max_attempts | None: ...
 
 Global___RetryPolicy: _TypeAlias = RetryPolicy  # noqa: Y015
+
+@_typing.final
+class HedgingPolicy(_message.Message):
+    """Attempts made beside one that takes long, in the words of gRFC A6. For calls with one request and one response that
+    may be sent again.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    HEDGING_DELAY_FIELD_NUMBER: _builtins.int
+    NON_FATAL_STATUS_CODES_FIELD_NUMBER: _builtins.int
+    FOLLOW_P95_FIELD_NUMBER: _builtins.int
+    max_attempts: _builtins.int
+    """Attempts in all, the first one counted. 1 switches hedging off, more than 5 counts as 5."""
+    follow_p95: _builtins.bool
+    """Whether the delay follows the method: the time in which 95 % of its attempts are answered, at most hedging_delay."""
+    @_builtins.property
+    def hedging_delay(self) -> _duration_pb2.Duration:
+        """Time without an answer after which another attempt is made. Zero makes them all at once."""
+
+    @_builtins.property
+    def non_fatal_status_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the status codes after which another attempt is made at once. Any other ends the call."""
+
+    def __init__(
+        self,
+        *,
+        max_attempts: _builtins.int | None = ...,
+        hedging_delay: _duration_pb2.Duration | None = ...,
+        non_fatal_status_codes: _abc.Iterable[_builtins.str] | None = ...,
+        follow_p95: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_follow_p95", b"_follow_p95", "_max_attempts", b"_max_attempts", "follow_p95", b"follow_p95", "hedging_delay", b"hedging_delay", "max_attempts", b"max_attempts"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_follow_p95", b"_follow_p95", "_max_attempts", b"_max_attempts", "follow_p95", b"follow_p95", "hedging_delay", b"hedging_delay", "max_attempts", b"max_attempts", "non_fatal_status_codes", b"non_fatal_status_codes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__follow_p95: _TypeAlias = _typing.Literal["follow_p95"]  # noqa: Y015
+    _WhichOneofArgType__follow_p95: _TypeAlias = _typing.Literal["_follow_p95", b"_follow_p95"]  # noqa: Y015
+    _WhichOneofReturnType__max_attempts: _TypeAlias = _typing.Literal["max_attempts"]  # noqa: Y015
+    _WhichOneofArgType__max_attempts: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__follow_p95) -> _WhichOneofReturnType__follow_p95 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_attempts) -> _WhichOneofReturnType__max_attempts | None: ...
+
+Global___HedgingPolicy: _TypeAlias = HedgingPolicy  # noqa: Y015
 
 @_typing.final
 class BreakerPolicy(_message.Message):

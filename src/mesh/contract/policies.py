@@ -8,6 +8,7 @@ a method safe to repeat.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 
 import grpc
@@ -19,7 +20,16 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpcmesh.v1 import policy_pb2
 from mesh.contract.descriptors import find_service, pool_of
 from mesh.errors import ContractError
-from mesh.policy import DEFAULT_POLICY, Balancer, BalancerPolicy, BreakerMode, BreakerPolicy, MethodPolicy, RetryPolicy
+from mesh.policy import (
+    DEFAULT_POLICY,
+    Balancer,
+    BalancerPolicy,
+    BreakerMode,
+    BreakerPolicy,
+    HedgingPolicy,
+    MethodPolicy,
+    RetryPolicy,
+)
 
 # gRFC A6: more than five attempts count as five.
 MAX_ATTEMPTS = 5
@@ -67,6 +77,8 @@ def merge(policy: MethodPolicy, layer: policy_pb2.Policy) -> MethodPolicy:
         policy = replace(policy, timeout=_seconds(layer.timeout, "timeout", low=0.001, high=_MAX_TIMEOUT))
     if layer.HasField("retry"):
         policy = replace(policy, retry=_merge_retry(policy.retry, layer.retry))
+    if layer.HasField("hedging"):
+        policy = replace(policy, hedging=_merge_hedging(policy.hedging, layer.hedging))
     if layer.HasField("breaker"):
         policy = replace(policy, breaker=_merge_breaker(policy.breaker, layer.breaker))
     if layer.HasField("balancer"):
@@ -134,11 +146,24 @@ def _merge_retry(retry: RetryPolicy, layer: policy_pb2.RetryPolicy) -> RetryPoli
     if layer.HasField("backoff_multiplier"):
         changes["backoff_multiplier"] = _within(layer.backoff_multiplier, "backoff_multiplier", 1, 100)
     if layer.retryable_status_codes:
-        unknown = sorted(set(layer.retryable_status_codes) - _STATUS_CODES)
-        if unknown:
-            raise ContractError(f"retryable_status_codes: {unknown[0]!r} is no gRPC status code")
-        changes["codes"] = frozenset(layer.retryable_status_codes)
+        changes["codes"] = _codes(layer.retryable_status_codes, "retryable_status_codes")
+    if layer.HasField("attempt_timeout"):
+        value = _seconds(layer.attempt_timeout, "attempt_timeout", low=0.0, high=_MAX_TIMEOUT)
+        changes["attempt_timeout"] = value if value == 0 else _within(value, "attempt_timeout", 0.001, _MAX_TIMEOUT)
     return replace(retry, **changes)  # type: ignore[arg-type]  # each value has its field's type by construction
+
+
+def _merge_hedging(hedging: HedgingPolicy, layer: policy_pb2.HedgingPolicy) -> HedgingPolicy:
+    changes: dict[str, object] = {}
+    if layer.HasField("max_attempts"):
+        changes["max_attempts"] = min(max(layer.max_attempts, 1), MAX_ATTEMPTS)
+    if layer.HasField("hedging_delay"):
+        changes["delay"] = _seconds(layer.hedging_delay, "hedging_delay", low=0.0, high=60)
+    if layer.non_fatal_status_codes:
+        changes["codes"] = _codes(layer.non_fatal_status_codes, "non_fatal_status_codes")
+    if layer.HasField("follow_p95"):
+        changes["follow_p95"] = layer.follow_p95
+    return replace(hedging, **changes)  # type: ignore[arg-type]  # each value has its field's type by construction
 
 
 # What may be written, and what 0 switches off.
@@ -195,6 +220,13 @@ def _merge_balancer(balancer: BalancerPolicy, layer: policy_pb2.BalancerPolicy) 
     if layer.HasField("subset_size"):
         changes["subset_size"] = int(_within(layer.subset_size, "subset_size", 0, 100_000))
     return replace(balancer, **changes)  # type: ignore[arg-type]  # each value has its field's type by construction
+
+
+def _codes(names: Iterable[str], field: str) -> frozenset[str]:
+    unknown = sorted(set(names) - _STATUS_CODES)
+    if unknown:
+        raise ContractError(f"{field}: {unknown[0]!r} is no gRPC status code")
+    return frozenset(names)
 
 
 def _seconds(value: duration_pb2.Duration, name: str, *, low: float, high: float) -> float:
