@@ -1,0 +1,50 @@
+"""A fresh process of the bench: `python -m bench.child '{"arms": "module:function", …}'`. Prints one line of JSON.
+
+Orders: {"arms", "job", "calls", "rounds"} runs a comparison (`bench.measure.rounds`); {"call", "job"} calls a function,
+async or plain, with the job and tells what it returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import json
+import os
+import sys
+import threading
+from typing import Any
+
+from bench.measure import rounds
+
+
+async def _compare(order: dict[str, Any]) -> object:
+    async with _found(order["arms"])(order["job"]) as (baseline, others):
+        return (await rounds(baseline, others, calls=order["calls"], count=order["rounds"])).to_json()
+
+
+async def _call(order: dict[str, Any]) -> object:
+    made = _found(order["call"])(order["job"])
+    return await made if inspect.isawaitable(made) else made
+
+
+def _found(name: str) -> Any:
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+def main() -> None:
+    """Carry out the order."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    order = json.loads(sys.argv[1])
+    told = asyncio.run(_compare(order) if "arms" in order else _call(order))
+    print(json.dumps(told), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""How two things are compared: by CPU time per call, in blocks that alternate, with a control beside them.
+
+A machine that others use too never stands still: one block of calls may cost 30 % more than the next. So each thing
+that is measured (an `Arm`) runs as many short blocks, and a round is a block of the baseline, one of each other arm,
+and one of the baseline again, in turning order. Whatever drifts more slowly than a round falls on all of them alike.
+Each round gives one ratio (ours over the mean of the two baseline blocks around it); the median of these is the figure,
+its interval is a bootstrap over the rounds. The second baseline block over the first is the A/A control: as both are
+the same thing, a control far from 1 shows a measurement that is not to be believed.
+
+CPU time is the kernel's account of a process with all its threads, in nanoseconds, of this or of another process.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+ROUNDS = 24
+"""Rounds of a comparison, each with one block per arm and one more of the baseline."""
+CONTROL = (0.97, 1.03)
+"""Outside of this, the A/A control says that the run is void."""
+_RESAMPLES = 2000
+_CPUCLOCK_SCHED = 2
+
+
+def cpu_ns(pid: int | None = None) -> int:
+    """Return the CPU time that a process has used, threads included. None is this one. Raises OSError if it is gone."""
+    if pid is None:
+        return time.process_time_ns()
+    # How Linux names the CPU clock of another process: clock_getcpuclockid(3), MAKE_PROCESS_CPUCLOCK.
+    return time.clock_gettime_ns((~pid << 3) | _CPUCLOCK_SCHED)
+
+
+def memory_mb(pid: int | None = None) -> float:
+    """Return the resident memory of a process in megabytes."""
+    with open(f"/proc/{pid or 'self'}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the things compared. `run(n)` makes n calls, plain or async; the processes `pids` pay for them."""
+
+    run: Callable[[int], Awaitable[object] | object]
+    pids: Sequence[int | None] = (None,)
+
+    def spent_ns(self) -> int:
+        """Return the CPU time used so far."""
+        return sum(cpu_ns(pid) for pid in self.pids)
+
+
+@dataclass
+class Samples:
+    """CPU per call in µs, by arm, a value per round; the baseline has two."""
+
+    baseline: list[float] = field(default_factory=list)
+    again: list[float] = field(default_factory=list)
+    others: dict[str, list[float]] = field(default_factory=dict)
+
+    def extend(self, more: Samples) -> None:
+        """Add the rounds of another process."""
+        self.baseline += more.baseline
+        self.again += more.again
+        for name, values in more.others.items():
+            self.others.setdefault(name, []).extend(values)
+
+    @property
+    def control(self) -> float:
+        """The baseline against itself."""
+        return statistics.median(b / a for a, b in zip(self.baseline, self.again, strict=True))
+
+    def compared(self, name: str, unit: str = "µs CPU") -> Finding:
+        """Return the finding for one arm against the baseline."""
+        around = [(a + b) / 2 for a, b in zip(self.baseline, self.again, strict=True)]
+        found = compare(self.others[name], around, unit=unit)
+        found.control = self.control
+        found.samples = {
+            name: _rounded(self.others[name]),
+            "baseline": _rounded(self.baseline),
+            "baseline again": _rounded(self.again),
+        }
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `of_json` reads."""
+        return {"baseline": self.baseline, "again": self.again, "others": self.others}
+
+    @classmethod
+    def of_json(cls, told: Mapping[str, Any]) -> Samples:
+        """Return what a child process has told."""
+        return cls(list(told["baseline"]), list(told["again"]), {k: list(v) for k, v in told["others"].items()})
+
+
+@dataclass
+class Finding:
+    """What a row came to. Without a baseline there is no ratio, and the goal is one for `ours`."""
+
+    ours: float
+    baseline: float | None = None
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    unit: str = "µs CPU"
+    control: float | None = None
+    """The A/A control; None where there is none."""
+    spread: tuple[float, float] | None = None
+    """Interquartile ranges of ours and of the baseline."""
+    notes: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """More figures for the JSON: p50_ms, p99_ms, throughput."""
+    samples: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def is_void(self) -> bool:
+        """Whether its own control says that it is not to be believed."""
+        return self.control is not None and not CONTROL[0] <= self.control <= CONTROL[1]
+
+
+def compare(ours: Sequence[float], baseline: Sequence[float], *, unit: str) -> Finding:
+    """Compare values that were taken in pairs, round by round."""
+    ratios = [a / b for a, b in zip(ours, baseline, strict=True)]
+    low, high = interval(ratios)
+    return Finding(
+        statistics.median(ours),
+        statistics.median(baseline),
+        statistics.median(ratios),
+        low,
+        high,
+        unit,
+        spread=(iqr(ours), iqr(baseline)),
+        samples={"ours": _rounded(ours), "baseline": _rounded(baseline)},
+    )
+
+
+def alone(values: Sequence[float], *, unit: str) -> Finding:
+    """Return the finding for something that is compared with nothing but its goal."""
+    low, high = interval(values)
+    return Finding(
+        statistics.median(values), low=low, high=high, unit=unit, spread=None, samples={"ours": _rounded(values)}
+    )
+
+
+def interval(values: Sequence[float], share: float = 0.95) -> tuple[float, float]:
+    """Return the bootstrap interval of the median: where it lies in 95 of 100 resampled runs. The same every time."""
+    draw = random.Random(len(values))
+    medians = sorted(statistics.median(draw.choices(values, k=len(values))) for _ in range(_RESAMPLES))
+    cut = int(_RESAMPLES * (1 - share) / 2)
+    return medians[cut], medians[-cut - 1]
+
+
+def iqr(values: Sequence[float]) -> float:
+    """Return the interquartile range."""
+    if len(values) < 2:
+        return 0.0
+    low, _, high = statistics.quantiles(values, n=4)
+    return high - low
+
+
+def quantile(values: Iterable[float], share: float) -> float:
+    """Return a quantile of values in any order: 0.5 is the median, 0.99 the p99."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+async def rounds(baseline: Arm, others: Mapping[str, Arm], *, calls: int, count: int = ROUNDS) -> Samples:
+    """Run the arms in turns, `calls` calls a block, after a block of each to warm up; return CPU per call in µs."""
+    samples = Samples(others={name: [] for name in others})
+    for arm in (baseline, *others.values()):
+        await _block(arm, max(1, calls // 2))
+    for number in range(count):
+        # Who comes first changes, so that what is left by one arm for the next does not always fall on the same.
+        turns = list(others)[:: 1 if number % 2 else -1]
+        first = await _block(baseline, calls)
+        for name in turns:
+            samples.others[name].append(await _block(others[name], calls))
+        last = await _block(baseline, calls)
+        first, last = (first, last) if number % 4 < 2 else (last, first)
+        samples.baseline.append(first)
+        samples.again.append(last)
+    return samples
+
+
+async def _block(arm: Arm, calls: int) -> float:
+    before = arm.spent_ns()
+    made = arm.run(calls)
+    if inspect.isawaitable(made):
+        await made
+    return (arm.spent_ns() - before) / calls / 1000
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [float(f"{value:.5g}") for value in values]

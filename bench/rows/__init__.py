@@ -1,0 +1,1 @@
+"""The rows, a module for each part of the system. `bench.row` says how one is declared."""
