@@ -22,7 +22,7 @@ def instance(number: int, state: State = State.READY, started: float = 0.0, port
 def roster_of(*instances: Instance, connected: bool = True) -> Roster:
     roster = Roster(SERVICE, BreakerPolicy(consecutive_failures=2, open_for=30.0))
     for slot in roster.update(View.of(SERVICE, instances)).opened:
-        roster.connection_changed(slot, connected=connected)
+        roster.connection_changed(slot, 0.0, connected=connected)
     return roster
 
 
@@ -48,7 +48,7 @@ def test_an_unknown_view_says_nothing() -> None:
 def test_only_connected_and_ready_instances_are_picked() -> None:
     roster = roster_of(instance(1), instance(2, State.DRAINING), instance(3, State.PAUSED))
     assert names(roster) == {"i1"}
-    roster.connection_changed(roster.slots[0], connected=False)
+    roster.connection_changed(roster.slots[0], 0.0, connected=False)
     assert roster.pick(0.0) is None
 
 
@@ -72,7 +72,7 @@ def test_an_instance_that_vanishes_without_goodbye_stays_while_its_connection_st
     assert not roster.update(View.of(SERVICE, [])).closed
     assert names(roster) == {"i1", "i2"}
     suspect = roster.slots[1]
-    assert roster.connection_changed(suspect, connected=False).closed == [suspect]
+    assert roster.connection_changed(suspect, 0.0, connected=False).closed == [suspect]
     assert names(roster) == {"i1"}
 
 
@@ -80,7 +80,7 @@ def test_a_suspect_that_registers_again_is_none_any_more() -> None:
     roster = roster_of(instance(1))
     roster.update(View.of(SERVICE, []))
     roster.update(View.of(SERVICE, [instance(1)]))
-    assert not roster.connection_changed(roster.slots[0], connected=False).closed
+    assert not roster.connection_changed(roster.slots[0], 0.0, connected=False).closed
 
 
 def test_an_instance_without_a_connection_is_forgotten_when_it_vanishes() -> None:
@@ -125,8 +125,8 @@ def test_a_broken_breaker_is_probed_as_soon_as_a_new_connection_stands() -> None
     roster = roster_of(*(instance(n) for n in range(3)))
     bad = roster.slots[1]
     eject(bad)
-    roster.connection_changed(bad, connected=False)
-    roster.connection_changed(bad, connected=True)
+    roster.connection_changed(bad, 0.0, connected=False)
+    roster.connection_changed(bad, 0.0, connected=True)
     assert any(picked[0] is bad for _ in range(30) if (picked := roster.pick(1.0)))
 
 
@@ -165,7 +165,7 @@ def test_every_pick_is_connected_and_ready_and_there_is_one_if_there_can_be(hist
             changes = roster.update(View.of(SERVICE, [instance(n, s) for n, s in dict(value).items()]))  # type: ignore[call-overload]  # drawn so
         elif kind == "connection" and roster.slots:
             number, up = value  # type: ignore[misc]  # drawn so
-            changes = roster.connection_changed(roster.slots[number % len(roster.slots)], connected=up)
+            changes = roster.connection_changed(roster.slots[number % len(roster.slots)], 0.0, connected=up)
         elif kind == "fail" and roster.pickable:
             permit = roster.pickable[value % len(roster.pickable)].breaker.acquire(0.0)  # type: ignore[operator]  # drawn so
             if permit is not None:

@@ -41,7 +41,7 @@ def test_opens_by_rate_only_after_enough_calls() -> None:
 def test_forgets_what_left_the_window() -> None:
     breaker = Breaker(POLICY)
     run(breaker, "ffsffs" + "s" * 10)
-    assert repr(breaker) == "Breaker(closed, generation 1, 0/10 failed, 0 in a row)"
+    assert repr(breaker) == "Breaker(closed, generation 1, 0 failed and 0 slow of 10, 0 failed in a row)"
 
 
 def test_neutral_results_neither_open_nor_reset() -> None:
@@ -88,8 +88,9 @@ def test_half_open_opens_again_at_one_failure() -> None:
     run(breaker, "fff")
     run(breaker, "sf", now=31.0)
     assert breaker.state is BreakerState.OPEN
-    assert breaker.acquire(60.0) is None
-    assert breaker.acquire(61.0) is not None
+    # The second opening in a row: twice as long.
+    assert breaker.acquire(90.0) is None
+    assert breaker.acquire(91.0) is not None
 
 
 def test_a_neutral_probe_gives_its_permit_back() -> None:
@@ -114,14 +115,14 @@ def test_open_time_is_jittered_by_a_fifth() -> None:
 def test_a_new_connection_allows_probes_at_once() -> None:
     breaker = Breaker(POLICY)
     run(breaker, "fff")
-    breaker.allow_probes()
+    breaker.allow_probes(0.1)
     run(breaker, "ss", now=0.1)
     assert breaker.is_closed
 
 
 def test_changes_are_told_after_they_have_settled() -> None:
     told: list[tuple[BreakerState, BreakerState]] = []
-    breaker = Breaker(POLICY, lambda state: told.append((state, breaker.state)))
+    breaker = Breaker(POLICY, lambda state, _: told.append((state, breaker.state)))
     run(breaker, "fff")
     run(breaker, "ss", now=31.0)
     assert [said for said, _ in told] == ["open", "half_open", "closed"]
@@ -165,4 +166,5 @@ def test_laws_hold_in_any_order_of_events(history: list[tuple[str, float, float]
             if before is BreakerState.HALF_OPEN and outcome is Outcome.NEUTRAL and not stale:
                 probes -= 1
         assert breaker.state is not BreakerState.HALF_OPEN or probes <= POLICY.half_open_permits
-        assert sum(breaker._ring) == breaker._failures
+        counts = breaker.recent(now)
+        assert breaker._window.failed == counts.failed <= counts.calls <= 10

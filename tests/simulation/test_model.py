@@ -58,7 +58,7 @@ def test_a_tail_is_where_the_scenario_puts_it():
 
 
 # SRE book, "Handling Overload": three attempts without a budget make three times the load, a budget of 10 % holds it at
-# 1.1 times. gRFC A6 allows five attempts.
+# 1.1 times at most. gRFC A6 allows five attempts. Ours stays below: where all calls fail they earn no retries.
 @pytest.mark.parametrize(
     ("attempts", "share", "expected"), [(1, None, 1.0), (3, None, 3.0), (5, None, 5.0), (3, 0.1, 1.1), (5, 0.2, 1.2)]
 )
@@ -71,7 +71,11 @@ def test_when_everything_fails_the_load_grows_as_the_sre_book_says(attempts, sha
         faults=(Fault(FaultKind.ERRORS, 10, 20, servers=5),),
     )
     report = report_of(world, simulate(world, dice))
-    assert report.phase("during").attempts_per_call == pytest.approx(expected, rel=0.02)
+    attempts_per_call = report.phase("during").attempts_per_call
+    if share is None:
+        assert attempts_per_call == pytest.approx(expected, rel=0.02)
+    else:
+        assert 1.005 < attempts_per_call <= expected
     assert report.phase("during").success_rate < 0.03
 
 
@@ -99,7 +103,7 @@ def test_endpoints_are_picked_as_the_real_client_picks_them(kind):
     balance = Balance.of(policy, "", Even())
     method = SimpleNamespace(policy=MethodPolicy(balancer=policy), answers_once=True)
 
-    def arrange(_: object = None) -> None:
+    def arrange(*_: object) -> None:
         if balance is not None:
             balance.arrange(roster.pickable, timeline.now)
 
@@ -107,7 +111,7 @@ def test_endpoints_are_picked_as_the_real_client_picks_them(kind):
     instances = [Instance("a.B", str(n), Address("127.0.0.1", 1000 + n)) for n in range(count)]
     slots = {s.instance.id: s for s in roster.update(View.of("a.B", instances)).opened}
     for slot in slots.values():
-        roster.connection_changed(slot, connected=True)
+        roster.connection_changed(slot, 0.0, connected=True)
     arrange()
     for step in range(3000):
         timeline.now = now = step * 0.01
@@ -117,11 +121,12 @@ def test_endpoints_are_picked_as_the_real_client_picks_them(kind):
         endpoint, our_permit = endpoints.pick(now, [ours[t] for t in tried])
         assert endpoint.server.id == theirs.instance.id
         outcome = draws.choice([Outcome.SUCCESS, Outcome.FAILURE, Outcome.FAILURE, Outcome.NEUTRAL])
-        took = draws.random() * 0.009
+        # The first server is slower than the others by far.
+        took = draws.random() * (0.5 if endpoint.server.id == "0" else 0.009)
         endpoint.call_began(now)
         endpoint.call_ended(now + took, took, ENDINGS[outcome])
-        permit.record(outcome, now + took, 0.5)
-        our_permit.record(outcome, now + took, 0.5)
+        permit.record(outcome, now + took, 0.5, took, "call")
+        our_permit.record(outcome, now + took, 0.5, took, "call")
 
 
 def test_one_seed_is_one_story_and_another_seed_another():

@@ -172,7 +172,7 @@ class Attempts:
         self._connection.call_ended()
         now = self._method.monotonic()
         if code is _OK:
-            self._permit.record(Outcome.SUCCESS, now)
+            self._permit.record(Outcome.SUCCESS, now, 0.5, now - self._attempt_started, self._method.timed)
             if self._span is not None:
                 tracing.end(self._attempt_span, "OK")
             self._end(_OK, now)
@@ -215,10 +215,10 @@ class Attempts:
             outcome = Outcome.NEUTRAL
         if code == "RESOURCE_EXHAUSTED" and isinstance(self._permit, Ride):
             self._permit.refused = True
-        self._permit.record(outcome, now, self._method.pool.dice.random())
+        took = now - self._attempt_started
+        self._permit.record(outcome, now, self._method.pool.dice.random(), took, self._method.timed)
         self._method.attempts(code).inc()
-        took = (now - self._attempt_started) * 1000
-        self.attempts += (AttemptRecord(self._slot.name, code, took, details),)
+        self.attempts += (AttemptRecord(self._slot.name, code, took * 1000, details),)
         if self._span is not None:
             tracing.end(self._attempt_span, code)
 
@@ -288,7 +288,7 @@ class Attempts:
             picked = pool.pick(now, tried) if pool.balance is None else self._choose(pool.balance, now)
             if picked is not None:
                 return picked, now
-            if self._wait_for_ready is False and pool.is_hopeless:
+            if pool.roster.is_forced_open or (self._wait_for_ready is False and pool.is_hopeless):
                 self._end_locally(grpc.StatusCode.UNAVAILABLE, pool.complaint)
                 raise Ended
             await pool.changed(left)

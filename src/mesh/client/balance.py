@@ -24,7 +24,7 @@ from mesh.client.roster import UNCOUNTED, Picked, Slot
 from mesh.clock import Dice
 from mesh.instance import State, View
 from mesh.policy import Balancer, BalancerPolicy
-from mesh.resilience.breaker import Permit, is_panic
+from mesh.resilience.breaker import BreakerState, Permit, is_panic
 from mesh.resilience.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -48,11 +48,13 @@ class Ride(Permit):
         """The server was too busy for it (RESOURCE_EXHAUSTED): no fault, but a load."""
         load.began(now, timed=timed)
 
-    def record(self, outcome: Outcome, now: float, draw: float = 0.5) -> None:
+    def record(
+        self, outcome: Outcome, now: float, draw: float = 0.5, took: float = 0.0, kind: str | None = None
+    ) -> None:
         """Tell how the call went."""
         ending = _ENDINGS[outcome] if not self.refused else Ending.FAILED
         self._load.ended(now, now - self._started, ending, timed=self._timed)
-        self._inner.record(outcome, now, draw)
+        self._inner.record(outcome, now, draw, took, kind)
 
 
 _ENDINGS = {
@@ -73,6 +75,7 @@ class Balance:
         self.reads_reports = policy.kind is Balancer.WEIGHTED and policy.load_reports
         self._candidates: tuple[Candidate[Slot], ...] = ()
         self._panic = False
+        self._forced_open = False
 
     @classmethod
     def of(cls, policy: BalancerPolicy, zone: str, dice: Dice) -> Self | None:
@@ -86,6 +89,7 @@ class Balance:
     def arrange(self, slots: Iterable[Slot], now: float) -> None:
         """Pick from these from now on. Call it whenever one comes, goes, or changes, its breaker included."""
         before, candidates = set(self._candidates), []
+        self._forced_open = False
         for slot in slots:
             candidate, instance = slot.candidate, slot.instance
             if candidate is None or slot.candidate_of != instance.id:
@@ -96,6 +100,7 @@ class Balance:
                 candidate.reported.restart()
             candidate.weight, candidate.zone = instance.weight, instance.zone
             candidate.ejected = not slot.breaker.is_closed
+            self._forced_open |= slot.breaker.state is BreakerState.FORCED_OPEN
             candidates.append(candidate)
         self._candidates = tuple(candidates)
         self._panic = is_panic(sum(c.ejected for c in candidates), len(candidates))
@@ -103,6 +108,8 @@ class Balance:
 
     def pick(self, now: float, tried: Iterable[Slot], method: Method, request: object, metadata: Any) -> Picked | None:
         """Choose as Roster.pick does, by the policy's balancer."""
+        if self._forced_open:
+            return None
         draw = self._dice.random()
         key = key_of(method.policy.balancer, request, metadata) if self._keyed else None
         first: Candidate[Slot] | None = None

@@ -192,22 +192,24 @@ class BreakerInterceptor(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClien
 
     def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         """Make the call, if the breaker lets it."""
-        return self._make(continuation, client_call_details, request)
+        return self._make(continuation, client_call_details, request, kind=str(client_call_details.method))
 
     def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         """Make the call, if the breaker lets it."""
         return self._make(continuation, client_call_details, request)
 
-    def _make(self, continuation: Any, details: Any, request: Any) -> Any:
+    def _make(self, continuation: Any, details: Any, request: Any, kind: str | None = None) -> Any:
+        started = self._clock.monotonic()
         with self._lock:
-            permit = self.breaker.acquire(self._clock.monotonic())
+            permit = self.breaker.acquire(started)
         if permit is None:
             nothing = aio.Metadata()
             raise BlockingCallError(CallError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, BREAKER_IS_OPEN))
 
         def record(outcome: Outcome) -> None:
             with self._lock:
-                permit.record(outcome, self._clock.monotonic(), self._dice.random())
+                now = self._clock.monotonic()
+                permit.record(outcome, now, self._dice.random(), now - started, kind)
 
         try:
             call = continuation(details, request)

@@ -196,10 +196,11 @@ class BreakerInterceptor(aio.UnaryUnaryClientInterceptor):
 
     async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         """Make the call, if the breaker lets it."""
-        return await self._make(continuation, client_call_details, request)
+        return await self._make(continuation, client_call_details, request, kind=str(client_call_details.method))
 
-    async def _make(self, continuation: Any, details: Any, request: Any) -> Any:
-        permit = self.breaker.acquire(self._clock.monotonic())
+    async def _make(self, continuation: Any, details: Any, request: Any, kind: str | None = None) -> Any:
+        started = self._clock.monotonic()
+        permit = self.breaker.acquire(started)
         if permit is None:
             raise CallError(
                 grpc.StatusCode.UNAVAILABLE, aio.Metadata(), aio.Metadata(), BREAKER_IS_OPEN, BREAKER_IS_OPEN
@@ -209,12 +210,12 @@ class BreakerInterceptor(aio.UnaryUnaryClientInterceptor):
         except BaseException:
             permit.record(Outcome.NEUTRAL, self._clock.monotonic())
             raise
-        call.add_done_callback(lambda ended: self._ended(permit, ended))
+        call.add_done_callback(lambda ended: self._ended(permit, ended, started, kind))
         return call
 
-    def _ended(self, permit: Permit, call: Any) -> None:
-        code = peek(call.code())
-        permit.record(outcome_of(code.name), self._clock.monotonic(), self._dice.random())
+    def _ended(self, permit: Permit, call: Any, started: float, kind: str | None) -> None:
+        code, now = peek(call.code()), self._clock.monotonic()
+        permit.record(outcome_of(code.name), now, self._dice.random(), now - started, kind)
 
 
 class _BreakerStreams(aio.UnaryStreamClientInterceptor):

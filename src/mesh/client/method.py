@@ -39,6 +39,7 @@ class Method:
         "serialize",
         "service",
         "succeeded",
+        "timed",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +55,8 @@ class Method:
         self.kind = kind
         self.answers_once = kind.endswith("_unary")
         self.sends_one = kind.startswith("unary_")
+        self.timed = path if self.answers_once and self.sends_one else None
+        """By what the times of its calls are compared; None: a stream lasts as long as its caller wants."""
         self.path = path
         self.service, _, self.name = path.lstrip("/").rpartition("/")
         self.policy = policy

@@ -21,8 +21,9 @@ from mesh.client.tally import Tally
 from mesh.clock import Clock, Dice
 from mesh.instance import State, View
 from mesh.policy import BalancerPolicy, BudgetPolicy
-from mesh.resilience.breaker import BreakerState
+from mesh.resilience.breaker import BreakerState, Cause
 from mesh.resilience.budget import Budget
+from mesh.resilience.outcome import FORCED_OPEN
 from mesh.settings import TLSFiles
 from mesh.telemetry import metrics
 
@@ -107,6 +108,8 @@ class Pool:
     def complaint(self) -> str:
         """Why no instance can be called, in a sentence."""
         view, where = self.roster.view, self._source.where
+        if self.roster.is_forced_open:
+            return f"{self.service} is closed to its callers: {FORCED_OPEN} ({where})"
         if not view.known:
             why = f": {self._source.trouble}" if self._source.trouble else ""
             return f"the instances of {self.service} are not known yet: the registry did not answer ({where}){why}"
@@ -168,6 +171,8 @@ class Pool:
 
     def _override(self, text: bytes | None) -> None:
         self._policies.override(text)
+        if self.roster.apply(self._policies.breaker, self.clock.monotonic()):
+            self._apply(Changes())
         self._rebalance()
 
     def _rebalance(self) -> None:
@@ -197,7 +202,8 @@ class Pool:
     def _connect(self, slot: Slot) -> Connection:
         def told(connected: bool, failing: bool) -> None:
             if not self.closed and slot.connection is connection:
-                self._apply(self.roster.connection_changed(slot, connected=connected, failing=failing))
+                now = self.clock.monotonic()
+                self._apply(self.roster.connection_changed(slot, now, connected=connected, failing=failing))
             elif connected and self._renewed.get(slot) is connection:
                 self._swap(slot, self._renewed.pop(slot))
 
@@ -231,7 +237,7 @@ class Pool:
 
     def _swap(self, slot: Slot, fresh: Connection) -> None:
         worn, slot.connection, slot.calls = slot.connection, fresh, {}
-        self._apply(self.roster.connection_changed(slot, connected=True))
+        self._apply(self.roster.connection_changed(slot, self.clock.monotonic(), connected=True))
         # Without an end of its own: the longest deadline ends the last call on it.
         self.spawn(worn.close(MAX_TIMEOUT))
 
@@ -242,12 +248,17 @@ class Pool:
         metrics.CLIENT_ENDPOINTS.labels(self.service, "ready").set(ready)
         metrics.CLIENT_ENDPOINTS.labels(self.service, "not_ready").set(known - ready)
 
-    def _breaker_changed(self, state: BreakerState) -> None:
+    def _breaker_changed(self, state: BreakerState, cause: Cause | None) -> None:
+        why = f": {cause.value}" if cause is not None else ""
+        if cause is not None:
+            metrics.CLIENT_BREAKER_VERDICTS.labels(self.service, cause.value).inc()
+        action = f"breaker-{state.value}"
+        if state is BreakerState.METRICS_ONLY:
+            _log.info("a breaker of %s would open%s", self.service, why, extra={"event.action": action})
+            return
         self._arrange()
         metrics.CLIENT_BREAKER_TRANSITIONS.labels(self.service, state.value).inc()
-        _log.info(
-            "a breaker of %s is %s now", self.service, state.value, extra={"event.action": f"breaker-{state.value}"}
-        )
+        _log.info("a breaker of %s is %s now%s", self.service, state.value, why, extra={"event.action": action})
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

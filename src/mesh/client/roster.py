@@ -9,20 +9,22 @@ Rules:
   3. An instance that vanishes after it was draining is closed. One that vanishes without a goodbye while its connection
      stands is a suspect: the connection is the better witness, so it stays until that breaks.
   4. With more than half of the connected endpoints ejected by their breakers, ejection is ignored (panic).
+  5. Where the policy forces the breakers open, nobody is picked, panic or not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from mesh.balancing.picker import Candidate
 from mesh.balancing.round_robin import RoundRobin
 from mesh.instance import Endpoint, Instance, State, View
-from mesh.policy import BreakerPolicy
-from mesh.resilience.breaker import Breaker, BreakerState, Permit, is_panic
+from mesh.policy import BreakerMode, BreakerPolicy
+from mesh.resilience.breaker import Breaker, BreakerState, Cause, OnChange, Permit, is_panic
 from mesh.resilience.outcome import Outcome
+from mesh.resilience.peers import Peers
 
 UNCOUNTED = Permit(Breaker(BreakerPolicy()), -1)
 """Handed out in panic: nothing that it is told can change a breaker."""
@@ -86,13 +88,14 @@ class Roster:
         policy: BreakerPolicy,
         *,
         start: int = 0,
-        on_breaker: Callable[[BreakerState], None] = lambda _: None,
+        on_breaker: OnChange = lambda _state, _cause: None,
     ) -> None:
         self.view = View(service)
         self._policy = policy
         self._on_breaker = on_breaker
         self._slots: dict[Endpoint, Slot] = {}
         self._turns: RoundRobin[Slot] = RoundRobin(start=start)
+        self._peers = Peers()
         self._ejected = 0
 
     def __repr__(self) -> str:
@@ -108,6 +111,21 @@ class Roster:
         """The endpoints that calls go to."""
         return self._turns.items
 
+    @property
+    def is_forced_open(self) -> bool:
+        """Whether an operator has closed the service to its callers."""
+        return self._policy.mode is BreakerMode.FORCED_OPEN
+
+    def apply(self, policy: BreakerPolicy, now: float) -> bool:
+        """Have the breakers go by another policy; False if it is the same."""
+        if policy == self._policy:
+            return False
+        self._policy = policy
+        for slot in self._slots.values():
+            slot.breaker.apply(policy, now)
+        self._arrange()
+        return True
+
     def update(self, view: View) -> Changes:
         """Take over a new view. An unknown one says nothing and changes nothing."""
         changes = Changes()
@@ -122,19 +140,20 @@ class Roster:
         for endpoint, instance in spoken_for.items():
             slot = self._slots.get(endpoint)
             if slot is None:
-                slot = self._slots[endpoint] = Slot(instance, Breaker(self._policy, self._breaker_changed))
+                breaker = Breaker(self._policy, self._breaker_changed, self._peers)
+                slot = self._slots[endpoint] = Slot(instance, breaker)
                 changes.opened.append(slot)
             slot.instance, slot.suspect = instance, False
         self._arrange()
         return changes
 
-    def connection_changed(self, slot: Slot, *, connected: bool, failing: bool = False) -> Changes:
+    def connection_changed(self, slot: Slot, now: float, *, connected: bool, failing: bool = False) -> Changes:
         """Take over what a connection says of itself."""
         changes = Changes()
         if self._slots.get(slot.instance.endpoint) is not slot:
             return changes
         if connected and not slot.connected:
-            slot.breaker.allow_probes()
+            slot.breaker.allow_probes(now)
         slot.connected, slot.failing = connected, failing
         if slot.suspect and not connected:
             del self._slots[slot.instance.endpoint]
@@ -143,7 +162,9 @@ class Roster:
         return changes
 
     def pick(self, now: float, tried: Collection[Slot] = ()) -> Picked | None:
-        """Choose the endpoint of an attempt, none of `tried` if there is another; None where nothing is connected."""
+        """Choose the endpoint of an attempt, none of `tried` if there is another; None where nothing is connected, or
+        forced open.
+        """
         slot = self._turns.pick()
         if slot is None:
             return None
@@ -152,7 +173,9 @@ class Roster:
             return slot, permit
         return self._pick_further(slot, permit, now, tried)
 
-    def _pick_further(self, slot: Slot, permit: Permit | None, now: float, tried: Collection[Slot]) -> Picked:
+    def _pick_further(self, slot: Slot, permit: Permit | None, now: float, tried: Collection[Slot]) -> Picked | None:
+        if self.is_forced_open:
+            return None
         if permit is not None:
             others = [s for s in self._turns.items if s not in tried]
             if not others:
@@ -179,8 +202,9 @@ class Roster:
 
     def _arrange(self) -> None:
         self._turns.replace([s for s in self._slots.values() if s.connected and s.instance.state is State.READY])
+        self._peers.replace(s.breaker for s in self._turns.items)
         self._ejected = sum(not s.breaker.is_closed for s in self._turns.items)
 
-    def _breaker_changed(self, state: BreakerState) -> None:
+    def _breaker_changed(self, state: BreakerState, cause: Cause | None) -> None:
         self._ejected = sum(not s.breaker.is_closed for s in self._turns.items)
-        self._on_breaker(state)
+        self._on_breaker(state, cause)

@@ -185,14 +185,14 @@ _SWITCHED_OFF = ("slow_call_factor", "outlier_failure_rate", "window_time", "slo
 def _merge_breaker(breaker: BreakerPolicy, layer: policy_pb2.BreakerPolicy) -> BreakerPolicy:
     changes: dict[str, object] = {}
     for name, low, high in _BREAKER_SHARES:
-        if layer.HasField(name):
+        if layer.HasField(name):  # type: ignore[arg-type]  # names of fields, all of them
             value = getattr(layer, name)
             changes[name] = value if value == 0 and name in _SWITCHED_OFF else _within(value, name, low, high)
-    for name in ("window", "minimum_calls", "consecutive_failures", "half_open_permits"):
-        if layer.HasField(name):
-            changes[name] = int(_within(getattr(layer, name), name, 1, 100_000))
+    for field in ("window", "minimum_calls", "consecutive_failures", "half_open_permits"):
+        if layer.HasField(field):
+            changes[field] = int(_within(getattr(layer, field), field, 1, 100_000))
     for name, low, high in _BREAKER_TIMES:
-        if layer.HasField(name):
+        if layer.HasField(name):  # type: ignore[arg-type]  # as above
             value = _seconds(getattr(layer, name), name, low=0.0, high=high)
             changes[name] = value if value == 0 and name in _SWITCHED_OFF else _within(value, name, low, high)
     if layer.mode:

@@ -37,6 +37,8 @@ def outcome_of(code: str) -> Outcome:
 
 BREAKER_IS_OPEN = "the breaker is open: too many calls have failed"
 """Details of a call that a breaker did not let through."""
+FORCED_OPEN = "an operator's policy keeps its breakers open"
+"""In the details of a call that such a policy did not let through."""
 
 # What gRPC's core writes when no byte of the request left this process: no connection could be made or resolved, or the
 # channel was already leaving. Seen with grpcio 1.66 to 1.85; tests/client/test_unsent.py holds the library to it.
@@ -47,6 +49,7 @@ _NEVER_SENT = (
     "Failed to pick subchannel",
     "empty address list",
     BREAKER_IS_OPEN,
+    FORCED_OPEN,
 )
 # The peer says that it did not look at the stream: HTTP/2 error code 7 (RFC 9113, 8.7: safe to send again).
 _REFUSED_STREAM = ("REFUSED_STREAM", "RST_STREAM with error code 7", "http2_error:7")

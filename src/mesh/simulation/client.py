@@ -21,6 +21,8 @@ from mesh.simulation.timeline import Timeline
 
 # As in mesh.client.call: a deadline that short says more about the caller than about the endpoint that missed it.
 _PATIENCE = 0.5
+# All simulated calls are of one method.
+_KIND = "call"
 # gRPC's pauses between attempts to connect, as mesh.client.options sets them.
 _FIRST_RECONNECT, _LONGEST_RECONNECT, _RECONNECT_GROWTH = 0.1, 3.0, 1.6
 
@@ -73,7 +75,7 @@ class Attempt:
         took = now - self._started
         if code == "OK":
             self.endpoint.call_ended(now, took, Ending.ANSWERED)
-            self._permit.record(Outcome.SUCCESS, now)
+            self._permit.record(Outcome.SUCCESS, now, 0.5, took, _KIND)
             client.ended(self.call, ok=True)
             return
         outcome = outcome_of(code)
@@ -82,7 +84,7 @@ class Attempt:
         # Too much load is no fault, but a load.
         slow = outcome is Outcome.FAILURE or code == REFUSED
         self.endpoint.call_ended(now, took, Ending.FAILED if slow else Ending.CUT_SHORT)
-        self._permit.record(outcome, now, client.dice.random())
+        self._permit.record(outcome, now, client.dice.random(), took, _KIND)
         client.attempt_failed(self, Failure(code, unsent))
 
 
@@ -145,7 +147,7 @@ class Client:
             return
         endpoint.wanted = ready
         if ready and not endpoint.connected:
-            endpoint.connection_made()
+            endpoint.connection_made(self.timeline.now)
         self._arrange()
 
     def _reconnect(self, state: tuple[Endpoint, float]) -> None:
@@ -153,7 +155,7 @@ class Client:
         if endpoint.connected:
             return
         if endpoint.server.listening and not endpoint.server.hung:
-            endpoint.connection_made()
+            endpoint.connection_made(self.timeline.now)
             self._arrange()
             return
         grown = min(pause * _RECONNECT_GROWTH, _LONGEST_RECONNECT)

@@ -211,9 +211,11 @@ def _policy(kind: type[P], section: Section, **given: Any) -> P:
     for field in fields(kind):  # type: ignore[arg-type]  # a dataclass, whichever
         if field.name in given or section.value(field.name) is None:
             continue
-        if isinstance(getattr(kind(), field.name), int):
+        if isinstance(getattr(kind(), field.name), bool):
+            values[field.name] = not section.is_off(field.name)
+        elif isinstance(getattr(kind(), field.name), int):
             values[field.name] = section.whole(field.name)
-        elif field.name.endswith(("rate", "share", "multiplier", "per_second")):
+        elif field.name.endswith(("rate", "share", "multiplier", "per_second", "factor")):
             values[field.name] = section.number(field.name)
         elif isinstance(getattr(kind(), field.name), float):
             values[field.name] = section.duration(field.name, above=False)

@@ -16,8 +16,9 @@ from mesh.balancing.picker import Candidate, Picker
 from mesh.balancing.round_robin import RoundRobin
 from mesh.clock import Dice
 from mesh.policy import BalancerPolicy, BreakerPolicy
-from mesh.resilience.breaker import Breaker, BreakerState, Permit, is_panic
+from mesh.resilience.breaker import Breaker, BreakerState, Cause, Permit, is_panic
 from mesh.resilience.outcome import Outcome
+from mesh.resilience.peers import Peers
 from mesh.simulation.server import Server
 from mesh.simulation.timeline import Timeline
 
@@ -46,14 +47,20 @@ class Endpoint:
             policy = self._client.breaker
             if policy is None:
                 return _UNCOUNTED
-            self._breaker = Breaker(policy, self._client.breaker_changed)
+            self._breaker = Breaker(policy, self._client.breaker_changed, self._client.peers)
+            self._client.peers.add(self._breaker)
         return self._breaker.acquire(now)
 
-    def connection_made(self) -> None:
+    def connection_made(self, now: float) -> None:
         """Take over that it can be reached again."""
         self.connected = True
         if self._breaker is not None:
-            self._breaker.allow_probes()
+            self._breaker.allow_probes(now)
+
+    @property
+    def breaker(self) -> Breaker | None:
+        """Its breaker, if it was ever called."""
+        return self._breaker
 
     @property
     def is_ejected(self) -> bool:
@@ -89,7 +96,7 @@ class Steering(Protocol):
 class Endpoints:
     """The endpoints of one client."""
 
-    __slots__ = ("_of", "_steering", "_timeline", "breaker", "pick")
+    __slots__ = ("_of", "_steering", "_timeline", "breaker", "peers", "pick")
 
     def __init__(
         self,
@@ -100,6 +107,7 @@ class Endpoints:
         dice: Dice,
     ) -> None:
         self.breaker = breaker
+        self.peers = Peers()
         self._timeline = timeline
         picker = picker_for(balancer, start=dice.random())
         self._steering: Steering = InTurn(dice.randrange(1024)) if picker is None else ByPicker(picker, dice)
@@ -114,9 +122,10 @@ class Endpoints:
     def arrange(self) -> None:
         """Take over which endpoints are connected and wanted."""
         callable_now = [e for e in self._of.values() if e.connected and e.wanted]
+        self.peers.replace(e.breaker for e in callable_now if e.breaker is not None)
         self._steering.arrange(callable_now, self._timeline.now)
 
-    def breaker_changed(self, _: BreakerState) -> None:
+    def breaker_changed(self, _state: BreakerState, _cause: Cause | None) -> None:
         """Take over that one was ejected, or is no longer."""
         self.arrange()
 

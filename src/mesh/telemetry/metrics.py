@@ -23,6 +23,9 @@ CLIENT_RETRIES_REFUSED = Counter(
 )
 CLIENT_ENDPOINTS = Gauge("mesh_client_endpoints", "Endpoints known to this client.", ["service", "state"])
 CLIENT_BREAKER_TRANSITIONS = Counter("mesh_client_breaker_transitions", "Breakers that changed.", ["service", "to"])
+CLIENT_BREAKER_VERDICTS = Counter(
+    "mesh_client_breaker_verdicts", "Times that a rule said to leave an instance alone.", ["service", "rule"]
+)
 
 # Server
 SERVER_CALLS = Counter("mesh_server_calls", "Calls answered, by code.", ["service", "method", "code"])
