@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(argv)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    measurements = row.load()
+    measurements = row.load(given.rows)
     if given.list:
         print(paper.listing([spec for m in measurements for spec in m.specs]))
         return 0
@@ -98,7 +98,7 @@ def _control(site: Site) -> float:
     site.label = "A/A control"
     site.sweep()
     _, address = site.serve("plain")
-    found = site.compare("bench.rows.client:control", {"address": address}, calls=1000).control
+    found = site.compare("bench.arms.client:control", {"addresses": [address]}, calls=1000).control
     site.tell(f"the same thing against itself: {found:.3f}")
     site.sweep()
     return found
@@ -130,7 +130,7 @@ def _measure(site: Site, measurement: Measurement, session: paper.Session, label
         site.tell(f"skipped: {e}")
     except Exception as e:  # one row that cannot be measured must not cost the others
         traceback.print_exc()
-        session.skip(measurement.specs, f"it broke: {type(e).__name__}: {e}", broken=True)
+        session.skip(measurement.specs, f"it broke ({type(e).__name__})", broken=True)
     finally:
         site.sweep()
     for spec in measurement.specs:

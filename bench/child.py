@@ -23,9 +23,9 @@ async def _compare(order: dict[str, Any]) -> object:
         return (await rounds(baseline, others, calls=order["calls"], count=order["rounds"])).to_json()
 
 
-async def _call(order: dict[str, Any]) -> object:
+def _call(order: dict[str, Any]) -> object:
     made = _found(order["call"])(order["job"])
-    return await made if inspect.isawaitable(made) else made
+    return asyncio.run(made) if inspect.iscoroutine(made) else made
 
 
 def _found(name: str) -> Any:
@@ -42,7 +42,7 @@ def main() -> None:
     """Carry out the order."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     order = json.loads(sys.argv[1])
-    told = asyncio.run(_compare(order) if "arms" in order else _call(order))
+    told = asyncio.run(_compare(order)) if "arms" in order else _call(order)
     print(json.dumps(told), flush=True)
 
 

@@ -34,6 +34,21 @@ class Latencies:
     late_ms: list[float] = field(default_factory=list)
     """How late the generator itself was; part of the figures above."""
 
+    def extend(self, more: Latencies) -> None:
+        """Add the calls of another process."""
+        self.ms += more.ms
+        self.failed += more.failed
+        self.late_ms += more.late_ms
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `of_json` reads."""
+        return {"ms": self.ms, "failed": self.failed, "late_ms": self.late_ms}
+
+    @classmethod
+    def of_json(cls, told: Mapping[str, Any]) -> Latencies:
+        """Return what a child process has told."""
+        return cls(list(told["ms"]), int(told["failed"]), list(told["late_ms"]))
+
     def facts(self) -> dict[str, float | int]:
         """Return the usual figures."""
         return {
@@ -91,10 +106,13 @@ def medians(ms: Sequence[float], block: int = _BLOCK) -> list[float]:
     return [quantile(ms[at : at + block], 0.5) for at in range(0, len(ms) - block + 1, block)] or [quantile(ms, 0.5)]
 
 
-def compared(ours: Latencies, baseline: Latencies) -> Finding:
-    """Return the finding on the median latency, with both tails among the facts."""
+def compared(ours: Latencies, baseline: Latencies, again: Latencies | None = None) -> Finding:
+    """Return the finding on the median latency, with both tails among the facts; `again` is the A/A control."""
     pairs = list(zip(medians(ours.ms), medians(baseline.ms), strict=False))
     found = compare([a for a, _ in pairs], [b for _, b in pairs], unit="ms p50")
     found.facts = {key: value for key, value in ours.facts().items() if key != "p50_ms"}
     found.facts |= {f"baseline_{key}": value for key, value in baseline.facts().items() if key in ("failed", "p99_ms")}
+    found.facts |= {"late_ms": quantile(ours.late_ms + baseline.late_ms, 0.5), "tool": TOOL}
+    if again is not None:
+        found.control = quantile(again.ms, 0.5) / quantile(baseline.ms, 0.5)
     return found

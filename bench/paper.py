@@ -119,7 +119,7 @@ def listing(specs: Iterable[Spec]) -> str:
 def line(row: Row) -> str:
     """Return a row as one line for people."""
     if row.get("skipped"):
-        return f"{row['row']}: skipped, {row['skipped']}"
+        return f"skipped: {row['skipped']}"
     told = f"{amount(row['ours'])} {row['unit']}"
     if row["baseline"] is not None:
         told += f" against {amount(row['baseline'])}: {row['ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f})"

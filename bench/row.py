@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -93,12 +93,14 @@ def measures(*specs: Spec) -> Callable[[Callable[[Site], Found]], Callable[[Site
     return declare
 
 
-def load() -> list[Measurement]:
-    """Import every module of rows; return what they declare, sorted by module as `ORDER` says, else by name."""
+def load(names: Sequence[str] = ()) -> list[Measurement]:
+    """Import the modules of these rows, by default all; return what they declare, in the order of `ORDER`."""
     import bench.rows
 
-    for module in pkgutil.iter_modules(bench.rows.__path__):
-        importlib.import_module(f"bench.rows.{module.name}")
+    asked = {name.partition(".")[0] for name in names}
+    found = [module.name for module in pkgutil.iter_modules(bench.rows.__path__)]
+    for name in found if not asked <= set(found) else asked or found:
+        importlib.import_module(f"bench.rows.{name}")
     return sorted(REGISTRY, key=lambda m: _place(m.specs[0].name))
 
 

@@ -1,72 +1,107 @@
-"""The client's stack with everything on (round robin, retry, breaker, deadline, metrics) beside a bare stub."""
+"""The client's stack with everything on (round robin, retry, breaker, deadline, metrics) beside what it stands for."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-import grpc
-
-from bench.measure import Arm, Finding
+from bench import openloop
+from bench.measure import Finding
+from bench.openloop import Latencies
 from bench.row import Spec, measures
 from bench.site import Site
-from users.v1 import users_pb2, users_pb2_grpc
+from support.collector import Collector
 
-SERVICE = "users.v1.UserService"
-AT_ONCE = 50
-_REQUEST = users_pb2.GetUserRequest(id="ada")
-Arms = tuple[Arm, Mapping[str, Arm]]
+_ARMS = "bench.arms.client:"
+_RAW = "a raw grpc.aio stub on its address"
 
 
-def many(stub: Any, at_once: int = AT_ONCE) -> Callable[[int], Any]:
-    """Return what makes calls of GetUser, so many in flight at any time."""
-
-    async def run(calls: int) -> None:
-        left = iter(range(calls))
-
-        async def some() -> None:
-            for _ in left:
-                await stub.GetUser(_REQUEST, timeout=10)
-
-        await asyncio.gather(*(some() for _ in range(at_once)))
-
-    return run
+def _compared(site: Site, arms: str, *, servers: int = 1, calls: int = 1000, **job: Any) -> Finding:
+    addresses = [site.serve("plain", name=f"server-{number}")[1] for number in range(servers)]
+    return site.compare(_ARMS + arms, {"addresses": addresses, **job}, calls=calls).compared("mesh")
 
 
-@asynccontextmanager
-async def control(job: Mapping[str, Any]) -> AsyncIterator[Arms]:
-    """A raw stub and nothing else."""
-    async with grpc.aio.insecure_channel(job["address"]) as raw:
-        yield Arm(many(users_pb2_grpc.UserServiceStub(raw))), {}
+@measures(Spec("client.one", "one instance, 50 calls in flight", _RAW, goal=1.05, moonshot=1.0, quick=True, noise=0.05))
+def one(site: Site) -> Finding:
+    """Unary calls to one instance."""
+    return _compared(site, "one")
 
 
-@asynccontextmanager
-async def one_arms(job: Mapping[str, Any]) -> AsyncIterator[Arms]:
-    """A raw stub, and ours on the same address."""
-    import mesh
-
-    async with AsyncExitStack() as stack:
-        raw = await stack.enter_async_context(grpc.aio.insecure_channel(job["address"]))
-        ours = await stack.enter_async_context(mesh.connect(SERVICE, endpoints=[job["address"]]))
-        await ours.channel_ready()
-        stubs = [users_pb2_grpc.UserServiceStub(channel) for channel in (raw, ours)]
-        yield Arm(many(stubs[0])), {"mesh": Arm(many(stubs[1]))}
+@measures(Spec("client.alone", "one instance, one call at a time: median latency", _RAW, goal=1.05, noise=0.08))
+def alone(site: Site) -> Finding:
+    """Latency of a call that no other is in flight with."""
+    _, address = site.serve("plain")
+    job = {"addresses": [address], "rate": 300, "seconds": (10 if site.quick else 24) * min(1.0, site.scale)}
+    raw, ours, again = Latencies(), Latencies(), Latencies()
+    for number in range(3 if site.scale == 1.0 else 1):
+        told = site.child({"call": f"{_ARMS}alone", "job": job}, name=f"alone-{number}")
+        for whole, part in ((raw, "raw"), (ours, "mesh"), (again, "again")):
+            whole.extend(Latencies.of_json(told[part]))
+    return openloop.compared(ours, raw, again)
 
 
 @measures(
     Spec(
-        "client.one",
-        "unary calls to one instance, 50 in flight",
-        "a raw grpc.aio stub on its address",
-        goal=1.05,
-        moonshot=1.00,
+        "client.three",
+        "three instances in turns, 50 calls in flight",
+        "gRPC's own round_robin over the same three",
+        goal=1.10,
+        moonshot=1.0,
         quick=True,
-        noise=0.04,
+        noise=0.05,
     )
 )
-def one(site: Site) -> Finding:
-    """One instance."""
-    _, address = site.serve("plain")
-    return site.compare("bench.rows.client:one_arms", {"address": address}, calls=1000).compared("mesh")
+def three(site: Site) -> Finding:
+    """Unary calls to three instances."""
+    return _compared(site, "three", servers=3)
+
+
+@measures(
+    Spec(
+        "client.assembled",
+        "three instances, 50 calls in flight",
+        "deadline, metrics, retry (tenacity) and breaker as grpc.aio interceptors on gRPC's round_robin",
+        goal=0.95,
+        quick=True,
+        noise=0.05,
+    )
+)
+def against_assembled(site: Site) -> Finding:
+    """The same features, put together by hand."""
+    return _compared(site, "against_assembled", servers=3)
+
+
+@measures(
+    Spec("client.blocking", "the blocking twin, one thread", "a raw blocking grpc stub", goal=1.05, quick=True),
+)
+def blocking(site: Site) -> Finding:
+    """Blocking calls from one thread."""
+    return _compared(site, "threads", threads=1, calls=800)
+
+
+@measures(Spec("client.blocking-threads", "the blocking twin, eight threads", "a raw blocking grpc stub", goal=1.05))
+def blocking_threads(site: Site) -> Finding:
+    """Blocking calls from several threads."""
+    return _compared(site, "threads", threads=8, calls=800)
+
+
+@measures(Spec("client.unary-stream", "a stream of 200 responses, per message", f"{_RAW}", goal=1.05))
+def unary_stream(site: Site) -> Finding:
+    """Streams of responses."""
+    return _compared(site, "unary_stream", calls=4000)
+
+
+@measures(Spec("client.stream-stream", "200 messages each way, per pair", f"{_RAW}", goal=1.05))
+def stream_stream(site: Site) -> Finding:
+    """Streams both ways."""
+    return _compared(site, "stream_stream", calls=4000)
+
+
+@measures(
+    Spec("client.traced", "one instance, 50 calls in flight, 1 % of them traced", f"{_RAW}, not traced", goal=1.10)
+)
+def traced(site: Site) -> Finding:
+    """Unary calls with tracing sampled."""
+    with Collector() as collector:
+        found = _compared(site, "traced", collector=collector.address)
+        found.facts["spans"] = len(collector.spans)
+    return found

@@ -1,0 +1,208 @@
+"""The client's arms: a stub on gRPC's own channel, and the same stub on the mesh's."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import grpc
+
+import mesh
+from bench import openloop
+from bench.arms.assembled import assembled
+from bench.measure import Arm
+from bench.serving import ECHO, STREAM
+from mesh import blocking
+from users.v1 import users_pb2, users_pb2_grpc
+
+SERVICE = "users.v1.UserService"
+AT_ONCE = 50
+_REQUEST = users_pb2.GetUserRequest(id="ada")
+_MESSAGES = 200
+"""In one stream, and every stream is made anew: its start and its end are part of the cost."""
+_STREAMS = 5
+_ROUND_ROBIN = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
+
+Job = Mapping[str, Any]
+Arms = tuple[Arm, Mapping[str, Arm]]
+
+
+def many(stub: Any, at_once: int = AT_ONCE) -> Callable[[int], Any]:
+    """Return what makes calls of GetUser, so many in flight at any time."""
+
+    async def run(calls: int) -> None:
+        left = iter(range(calls))
+
+        async def some() -> None:
+            for _ in left:
+                await stub.GetUser(_REQUEST, timeout=10)
+
+        await asyncio.gather(*(some() for _ in range(at_once)))
+
+    return run
+
+
+def stub_of(channel: Any) -> Any:
+    """Return the generated stub."""
+    return users_pb2_grpc.UserServiceStub(channel)
+
+
+def core_round_robin(addresses: Sequence[str]) -> grpc.aio.Channel:
+    """Return a channel on which gRPC itself takes the addresses in turns."""
+    return grpc.aio.insecure_channel(f"ipv4:{','.join(addresses)}", options=[("grpc.service_config", _ROUND_ROBIN)])
+
+
+async def _ready(channel: Any) -> Any:
+    """Return the channel once it knows all of its instances."""
+    await channel.channel_ready()
+    await asyncio.sleep(0.3)
+    return channel
+
+
+@asynccontextmanager
+async def control(job: Job) -> AsyncIterator[Arms]:
+    """A raw stub and nothing else."""
+    async with grpc.aio.insecure_channel(job["addresses"][0]) as raw:
+        yield Arm(many(stub_of(raw))), {}
+
+
+@asynccontextmanager
+async def one(job: Job) -> AsyncIterator[Arms]:
+    """A raw stub, and ours on the same address."""
+    address = job["addresses"][0]
+    async with grpc.aio.insecure_channel(address) as raw, mesh.connect(SERVICE, endpoints=[address]) as ours:
+        await _ready(ours)
+        yield Arm(many(stub_of(raw))), {"mesh": Arm(many(stub_of(ours)))}
+
+
+@asynccontextmanager
+async def three(job: Job) -> AsyncIterator[Arms]:
+    """gRPC's own round robin, and ours over the same three."""
+    async with core_round_robin(job["addresses"]) as core, mesh.connect(SERVICE, endpoints=job["addresses"]) as ours:
+        await _ready(ours)
+        yield Arm(many(stub_of(core))), {"mesh": Arm(many(stub_of(ours)))}
+
+
+@asynccontextmanager
+async def against_assembled(job: Job) -> AsyncIterator[Arms]:
+    """The same features put together from interceptors on gRPC's own round robin, and ours."""
+    async with assembled(job["addresses"]) as theirs, mesh.connect(SERVICE, endpoints=job["addresses"]) as ours:
+        await _ready(ours)
+        yield Arm(many(stub_of(theirs))), {"mesh": Arm(many(stub_of(ours)))}
+
+
+@asynccontextmanager
+async def traced(job: Job) -> AsyncIterator[Arms]:
+    """A raw stub without tracing, and ours with spans for one call in a hundred, sent to a collector."""
+    os.environ |= {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{job['collector']}",
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": "0.01",
+    }
+    async with one(job) as arms:
+        yield arms
+
+
+@asynccontextmanager
+async def unary_stream(job: Job) -> AsyncIterator[Arms]:
+    """Streams of responses, by message."""
+
+    def reads(channel: Any) -> Callable[[int], Any]:
+        start = channel.unary_stream(STREAM)
+
+        async def one_stream() -> None:
+            async for _ in start(str(_MESSAGES).encode(), timeout=30):
+                pass
+
+        return _streams(one_stream)
+
+    address = job["addresses"][0]
+    async with grpc.aio.insecure_channel(address) as raw, mesh.connect(SERVICE, endpoints=[address]) as ours:
+        await _ready(ours)
+        yield Arm(reads(raw)), {"mesh": Arm(reads(ours))}
+
+
+@asynccontextmanager
+async def stream_stream(job: Job) -> AsyncIterator[Arms]:
+    """Streams both ways, by message sent and received."""
+
+    def talks(channel: Any) -> Callable[[int], Any]:
+        start = channel.stream_stream(ECHO)
+
+        async def words() -> AsyncIterator[bytes]:
+            for _ in range(_MESSAGES):
+                yield b"0123456789abcdef"
+
+        async def one_stream() -> None:
+            async for _ in start(words(), timeout=30):
+                pass
+
+        return _streams(one_stream)
+
+    address = job["addresses"][0]
+    async with grpc.aio.insecure_channel(address) as raw, mesh.connect(SERVICE, endpoints=[address]) as ours:
+        await _ready(ours)
+        yield Arm(talks(raw)), {"mesh": Arm(talks(ours))}
+
+
+def _streams(one_stream: Callable[[], Any]) -> Callable[[int], Any]:
+    async def run(messages: int) -> None:
+        left = iter(range(max(_STREAMS, messages // _MESSAGES)))
+
+        async def some() -> None:
+            for _ in left:
+                await one_stream()
+
+        await asyncio.gather(*(some() for _ in range(_STREAMS)))
+
+    return run
+
+
+@asynccontextmanager
+async def threads(job: Job) -> AsyncIterator[Arms]:
+    """A raw blocking stub, and our blocking twin: from one thread or several."""
+
+    def calls(channel: Any) -> Callable[[int], None]:
+        get = stub_of(channel).GetUser
+
+        def some(number: int) -> None:
+            for _ in range(number):
+                get(_REQUEST, timeout=10)
+
+        def run(number: int) -> None:
+            callers = [threading.Thread(target=some, args=(number // job["threads"],)) for _ in range(job["threads"])]
+            for caller in callers:
+                caller.start()
+            for caller in callers:
+                caller.join()
+
+        return run
+
+    address = job["addresses"][0]
+    with grpc.insecure_channel(address) as raw, blocking.connect(SERVICE, endpoints=[address]) as ours:
+        yield Arm(calls(raw)), {"mesh": Arm(calls(ours))}
+
+
+def _caller(channel: Any) -> Callable[[], Any]:
+    get = stub_of(channel).GetUser
+    return lambda: get(_REQUEST, timeout=10)
+
+
+def alone(job: Job) -> dict[str, Any]:
+    """Measure latency, one call at a time and no other in flight: a raw stub, ours, and the raw stub again."""
+    return openloop.run(_alone(job))
+
+
+async def _alone(job: Job) -> dict[str, Any]:
+    address = job["addresses"][0]
+    async with AsyncExitStack() as stack:
+        raw, again = [await stack.enter_async_context(grpc.aio.insecure_channel(address)) for _ in range(2)]
+        ours = await _ready(await stack.enter_async_context(mesh.connect(SERVICE, endpoints=[address])))
+        arms = {name: _caller(channel) for name, channel in (("raw", raw), ("mesh", ours), ("again", again))}
+        found = await openloop.drive(arms, rate=job["rate"], seconds=job["seconds"])
+    return {name: latencies.to_json() for name, latencies in found.items()}
