@@ -132,9 +132,11 @@ DEFAULT_POLICY = MethodPolicy()
 
 @dataclass(frozen=True, slots=True)
 class BudgetPolicy:
-    """Attempts beyond the first that a client may make (Finagle): a share of its calls plus a floor, over a window."""
+    """Attempts beyond the first that a client may make (after Finagle): over a window, a share of its calls or so many
+    per second, whichever is more.
+    """
 
     share: float = 0.2
-    per_second: float = 10.0
+    per_second: float = 2.0
     window: float = 10.0
-    """Seconds that a deposit lives."""
+    """Seconds."""

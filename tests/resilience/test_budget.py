@@ -1,57 +1,203 @@
-"""The retry budget against a slow model that remembers every moment."""
+"""The budget of extra attempts: what it promises over any window, and what it gives to those who call rarely."""
 
 from __future__ import annotations
 
+import math
+import random
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.policy import BudgetPolicy
 from mesh.resilience.budget import Budget
 
-POLICY = BudgetPolicy(share=0.2, per_second=10.0, window=10.0)
+POLICY = BudgetPolicy(share=0.2, per_second=2.0, window=10.0)
 
 
-def test_an_idle_client_may_make_the_floor() -> None:
+def greedy(budget: Budget, now: float) -> int:
+    """Take all there is."""
+    taken = 0
+    while budget.withdraw(now):
+        taken += 1
+    return taken
+
+
+def calm(rate: int, seconds: int = 20) -> tuple[Budget, float]:
+    """Make a budget that has seen only calls that went well."""
+    budget, now = Budget(POLICY, 0.0), 0.0
+    for number in range(1, rate * seconds + 1):
+        now = number / rate
+        budget.deposit(now)
+    return budget, now
+
+
+def in_window(moments: list[float], end: float) -> int:
+    return sum(1 for moment in moments if end - 10 < moment <= end)
+
+
+def test_an_idle_client_may_make_half_of_the_floor_at_once_and_the_rest_over_the_window() -> None:
     budget = Budget(POLICY, 0.0)
-    assert sum(budget.withdraw(0.0) for _ in range(200)) == 100
+    assert greedy(budget, 0.0) == 10
+    assert sum(greedy(budget, tenth / 10) for tenth in range(1, 103)) == 10
 
 
-def test_a_fifth_of_the_calls_come_on_top() -> None:
+def test_the_floor_does_not_come_on_top_of_the_share() -> None:
     budget = Budget(POLICY, 0.0)
     for _ in range(1000):
         budget.deposit(1.0)
-    assert sum(budget.withdraw(1.0) for _ in range(1000)) == 300
+    assert budget.balance(1.0) == pytest.approx(160)
+    # Each failure takes away what its call earned.
+    assert greedy(budget, 1.0) == 138
 
 
-def test_deposits_and_withdrawals_are_forgotten_after_the_window() -> None:
+def test_what_was_saved_fades_and_what_was_spent_is_forgotten() -> None:
     budget = Budget(POLICY, 0.0)
     for _ in range(1000):
-        budget.deposit(0.5)
-    assert sum(budget.withdraw(0.5) for _ in range(1000)) == 300
-    assert budget.balance(9.5) == 0
-    assert budget.balance(10.5) == 100
+        budget.deposit(0.0)
+    assert budget.balance(0.0) == pytest.approx(160)
+    assert 20 < budget.balance(5.0) < 50
+    assert budget.balance(20.0) == 10
+    assert greedy(budget, 20.0) == 10
+    assert budget.balance(60.0) == 10
 
 
 def test_a_clock_that_leaps_ahead_forgets_everything() -> None:
     budget = Budget(POLICY, 0.0)
     budget.deposit(0.0)
-    assert budget.balance(1e9) == 100
+    assert budget.balance(1e9) == 10
     budget.deposit(1e9)
-    assert budget.balance(1e9) == 100.2
+    assert budget.balance(1e9) == 10
+    assert repr(budget) == "Budget(1.0 calls, 0.0 failures, 0.0 extra attempts, 10.0 in the purse)"
 
 
-@given(st.lists(st.tuples(st.floats(0, 3), st.booleans()), max_size=300))
-def test_extra_attempts_never_pass_the_share_and_the_floor(history: list[tuple[float, bool]]) -> None:
-    policy = BudgetPolicy(share=0.2, per_second=0.5, window=10.0)
-    budget, now = Budget(policy, 0.0), 0.0
-    calls, extras = list[float](), list[float]()
-    for passed, is_call in history:
-        now += passed
-        if is_call:
-            calls.append(now)
-            budget.deposit(now)
-        elif budget.withdraw(now):
+def test_hedges_leave_half_to_retries() -> None:
+    budget = Budget(POLICY, 0.0)
+    for _ in range(1000):
+        budget.deposit(0.0)
+    hedges = 0
+    while budget.withdraw_hedge(0.0):
+        hedges += 1
+    assert hedges == pytest.approx(80, abs=1)
+    assert greedy(budget, 0.0) > 65
+
+
+def test_hedges_leave_half_of_the_floor_too() -> None:
+    budget = Budget(POLICY, 0.0)
+    assert [budget.withdraw_hedge(0.0) for _ in range(6)] == [True] * 5 + [False]
+    assert greedy(budget, 0.0) == 5
+
+
+def test_a_failure_that_was_not_paid_counts_too() -> None:
+    budget, now = calm(100)
+    greedy(budget, now)
+    for _ in range(500):
+        assert not budget.withdraw(now)
+    for number in range(400):
+        budget.deposit(now + number / 1000)
+    assert budget.balance(now + 0.4) < 1
+
+
+@pytest.mark.parametrize("rate", [10, 20, 40, 100, 200, 1000])
+@pytest.mark.parametrize("failing", [0.1, 0.2, 0.25, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("hedging", [False, True])
+def test_attempts_are_a_fifth_more_than_calls_at_most_in_any_ten_seconds(
+    rate: int, failing: float, hedging: bool
+) -> None:
+    budget, now = calm(rate)
+    extras = list[float]()
+    dice = random.Random(1)
+    for number in range(1, 30 * rate):
+        now = 20 + number / rate
+        budget.deposit(now)
+        while hedging and budget.withdraw_hedge(now):
             extras.append(now)
-        # The window forgets in slices of a second, so any nine seconds are surely within it, and eleven hold it.
-        recent = [t for t in extras if t > now - 9]
-        assert len(recent) <= 0.2 * len([t for t in calls if t > now - 21]) + 5 + 1
+        attempts = 1
+        while dice.random() < failing and attempts < 5 and budget.withdraw(now):
+            extras.append(now)
+            attempts += 1
+    worst = max(in_window(extras, 20 + step / 4) for step in range(120))
+    # Ten a second is where the floor takes over from the share: between the two it is a little more than either.
+    assert worst <= (2.0 * rate if rate > 10 else 2.3 * rate) + 1
+
+
+@pytest.mark.parametrize("rate", [40, 100, 1000])
+def test_where_everything_fails_retries_stop_with_what_was_saved(rate: int) -> None:
+    budget, now = calm(rate)
+    extras = list[float]()
+    for number in range(1, 30 * rate):
+        now = 20 + number / rate
+        budget.deposit(now)
+        extras += [now] * greedy(budget, now)
+    assert in_window(extras, 30.0) <= 0.6 * rate + 20
+    # What comes in is the floor's one a second.
+    assert in_window(extras, 45.0) <= 11
+
+
+def test_when_one_of_three_dies_a_second_of_its_calls_is_paid_at_once() -> None:
+    for rate in (40, 100, 200, 1000):
+        budget, now = calm(rate)
+        assert greedy(budget, now) >= rate / 3
+
+
+@pytest.mark.parametrize("rate", [40, 100, 200, 1000])
+def test_an_instance_of_three_that_fails_a_third_of_its_calls_is_carried_until_it_is_ejected(rate: int) -> None:
+    refused = 0
+    for seed in range(20):
+        budget, now = calm(rate)
+        dice = random.Random(seed)
+        for number in range(1, 5 * rate):
+            now = 20 + number / rate
+            budget.deposit(now)
+            if dice.random() < 1 / 9:
+                refused += not budget.withdraw(now)
+    assert refused <= 0.0005 * 20 * 5 * rate
+
+
+@given(
+    gaps=st.lists(st.floats(0, 0.1), min_size=1, max_size=400),
+    wanted=st.lists(st.integers(0, 4), min_size=1, max_size=50),
+)
+def test_calls_of_ten_a_second_and_more_make_a_fifth_more_attempts_and_a_few_at_most(
+    gaps: list[float], wanted: list[int]
+) -> None:
+    budget, now, calls, extras = Budget(POLICY, 0.0), 0.0, 0, 0
+    for number, gap in enumerate(gaps):
+        now += gap
+        budget.deposit(now)
+        calls += 1
+        extras += sum(budget.withdraw(now) for _ in range(wanted[number % len(wanted)]))
+        assert extras <= 0.2 * calls + 11
+
+
+@given(st.integers(0, 2**32), st.floats(0.5, 300), st.floats(0, 1))
+def test_any_load_stays_within_what_it_earned_or_the_floor(seed: int, rate: float, wanting: float) -> None:
+    dice, now, life = random.Random(seed), 0.0, 10 / 3
+    budget = Budget(POLICY, 0.0)
+    calls, extras = list[float](), list[float]()
+    for _ in range(400):
+        # Bursts and pauses, around the rate.
+        now += dice.expovariate(rate) * dice.choice((0.1, 1, 1, 3))
+        budget.deposit(now)
+        calls.append(now)
+        if dice.random() < wanting:
+            take = dice.choice((budget.withdraw, budget.withdraw_hedge))
+            extras += [now] * sum(take(now) for _ in range(dice.randrange(4)))
+    for end in (now, now * 0.7, now * 0.3):
+        begin = end - 10
+        saved = sum(math.exp((moment - begin) / life) for moment in calls if moment <= begin)
+        share = 0.16 * (in_window(calls, end) + saved)
+        assert in_window(extras, end) <= max(share, 20) + 6
+
+
+@given(st.integers(0, 2**32))
+def test_whatever_is_asked_an_attempt_is_given_where_there_is_one(seed: int) -> None:
+    dice, now = random.Random(seed), 0.0
+    budget = Budget(POLICY, 0.0)
+    for _ in range(200):
+        now += dice.expovariate(20)
+        if dice.random() < 0.5:
+            budget.deposit(now)
+        paid = budget.balance(now)
+        assert paid >= 0
+        assert budget.withdraw(now) is (paid >= 1)

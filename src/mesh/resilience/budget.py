@@ -1,55 +1,98 @@
-"""How many attempts beyond the first a client may make: a share of its calls plus a floor, so that a service in
-trouble is not buried by retries. Finagle's RetryBudget (20 % + 10/s, deposits live 10 s), kept as counts per slice
-of the window.
+"""How many attempts beyond the first a client may make, retries and hedges alike, so that a service in trouble is not
+buried by them.
+
+Rule: over any `window`, extra attempts are at most `share` of the calls of such a time, or `per_second` · `window`
+where calls are so few that this is more.
+
+How it works: calls, extra attempts, and failures that asked for one are counted with a fading memory, a third of the
+window long (τ). What may be spent is
+
+    4/5 · share · (calls − failures) − extra attempts
+
+A calm client at R calls a second has 4/5 · share · R · τ saved, which a burst of failures may spend at once: the calls of
+a second at an instance that died. Together with what comes in this is below share · R · window in any window. A call that
+failed earns nothing, so where every call fails next to nothing is spent: retries do not help there.
+
+Beside it stands a purse for those who call rarely: half of `per_second` · `window` is saved, the other half comes in over
+the window. Who pays from one pays from both, so they do not add up. Hedges are a luxury and retries a need: hedges
+leave them a part.
+
+Prior art: Finagle's RetryBudget (20 % + 10/s, deposits live 10 s). There ten a second come on top at any rate, and
+what ten seconds saved may be spent in one: with everything down it made 1.4 × the calls at 100 a second, and went on
+with 1.3 ×. gRFC A6's token bucket is refilled by successes alone, as this is, but knows no rate.
 """
 
 from __future__ import annotations
 
+from math import exp
+
 from mesh.policy import BudgetPolicy
 
-# Slices of the window. More are smoother and cost more per roll; ten forget a tenth of the window at a time.
-_SLICES = 10
+# Calls of a hundredth of the window fade together: no exponential on the way of a call.
+_SLICES = 100
 
 
 class Budget:
     """Counts calls and the extra attempts made for them. Not locked: one loop, or one lock, owns it."""
 
-    __slots__ = ("_calls", "_edge", "_extras", "_policy", "_slice")
+    __slots__ = (
+        "_asked", "_calls", "_edge", "_extras", "_fresh", "_income", "_life", "_purse", "_purse_size", "_share", "_slice",
+    )  # fmt: skip
 
     def __init__(self, policy: BudgetPolicy, now: float) -> None:
-        self._policy = policy
         self._slice = policy.window / _SLICES
-        self._calls = [0] * _SLICES
-        self._extras = [0] * _SLICES
+        self._life = policy.window / 3 - self._slice  # slices make a memory longer, by up to one of them
+        self._share = policy.share * 0.8
+        self._purse = self._purse_size = policy.per_second * policy.window / 2
+        self._income = policy.per_second / 2
+        self._calls = self._asked = self._extras = 0.0
+        self._fresh = 0
+        """Calls of the present slice, which ends at `_edge`."""
         self._edge = now + self._slice
-        """When the present slice, the last of the lists, ends."""
 
     def __repr__(self) -> str:
-        return f"Budget({sum(self._calls)} calls, {sum(self._extras)} extra attempts)"
+        counted = (
+            f"{self._calls + self._fresh:.1f} calls, {self._asked:.1f} failures, {self._extras:.1f} extra attempts"
+        )
+        return f"Budget({counted}, {self._purse:.1f} in the purse)"
 
     def deposit(self, now: float) -> None:
         """Count a call. On every call's way, so as cheap as can be."""
         if now >= self._edge:
             self._roll(now)
-        self._calls[-1] += 1
+        self._fresh += 1
 
     def withdraw(self, now: float) -> bool:
-        """Take one extra attempt if the budget has it; tell whether it had."""
-        if self.balance(now) < 1:
-            return False
-        self._extras[-1] += 1
-        return True
+        """Take an extra attempt after a failure, if the budget has it; tell whether it had."""
+        has_it = self.balance(now) >= 1
+        self._asked += 1
+        return has_it and self._pay()
 
-    def balance(self, now: float) -> float:
-        """Extra attempts that may be made now."""
+    def withdraw_hedge(self, now: float, leaving: float = 0.5) -> bool:
+        """Take an extra attempt that no failure asks for, if the budget has it besides a part that is left to those
+        who need it more; tell whether it had.
+        """
+        return self.balance(now, leaving) >= 1 and self._pay()
+
+    def balance(self, now: float, leaving: float = 0.0) -> float:
+        """Extra attempts that may be made now, if such a part (0 to 1) of a full budget is to be left."""
         if now >= self._edge:
             self._roll(now)
-        policy = self._policy
-        return policy.share * sum(self._calls) + policy.per_second * policy.window - sum(self._extras)
+        earned = self._share * max(0.0, self._calls + self._fresh - self._asked)
+        return max(earned * (1 - leaving) - self._extras, self._purse - leaving * self._purse_size)
+
+    def _pay(self) -> bool:
+        self._extras += 1
+        self._purse = max(0.0, self._purse - 1)
+        return True
 
     def _roll(self, now: float) -> None:
-        passed = int((now - self._edge) / self._slice) + 1
-        self._edge += passed * self._slice
-        kept = min(passed, _SLICES)
-        self._calls = self._calls[kept:] + [0] * kept
-        self._extras = self._extras[kept:] + [0] * kept
+        """End the slice, and forget as much as the time since its begin asks for."""
+        passed = now - self._edge + self._slice
+        kept = exp(-passed / self._life)
+        self._calls = (self._calls + self._fresh) * kept
+        self._asked *= kept
+        self._extras *= kept
+        self._purse = min(self._purse_size, self._purse + self._income * passed)
+        self._fresh = 0
+        self._edge = now + self._slice
