@@ -1,0 +1,272 @@
+"""Discovery at scale: what one change costs everybody who watches a fleet of 1 to 10,000 registrations in a real etcd.
+
+The fleet is simulated (`bench.fleet`): real records under real leases, nobody behind them. One more instance comes,
+says goodbye and goes, again and again, at fixed times that wait for no answer; each of these is one change. Watchers
+(`bench.watchers`) have an etcd session each and share a handful of processes. Beside them as many bare stubs of etcd's
+Watch see the same changes under another prefix, in turn: they are the baseline of what noticing must cost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import statistics
+import sys
+import urllib.request
+from collections.abc import Mapping, Sequence
+
+from bench.fleet import MESH, RAW, Fleet
+from bench.measure import Finding, alone, compare, interval
+from bench.row import Spec, measures
+from bench.site import Process, Site
+from bench.watching import Seen, Watching
+
+SIZES = (1, 100, 1_000, 10_000)
+# Watchers, and over which further processes each step is spread.
+STEPS = {1: (1,), 10: (9,), 50: (20, 20), 200: (75, 75)}
+CLIENTS = (1, 10)
+_STUBS = "the same watch by bare grpc stubs of etcd, which read the events and keep nothing"
+_SMALL = "the same with 100 instances"
+_IDLE = 1.5
+_PLANE_PACE = 0.2  # above the 50 ms for which a control plane gathers news
+
+Point = dict[str, float]
+
+
+@measures(
+    Spec("discovery.notice", "10,000 instances, 50 watchers: time until a change is noticed", _STUBS, noise=0.3),
+    Spec("discovery.change", "10,000 instances: CPU of one watcher for one change", goal=1.0, noise=0.2),
+    Spec("discovery.growth", "what one change costs a watcher of 10,000", "a watcher of 100", goal=1.25, noise=0.2),
+    Spec("discovery.bytes", "10,000 instances, 50 watchers: bytes per change and watcher", _STUBS, noise=0.02),
+    Spec("discovery.memory", "10,000 instances: memory of one watcher", noise=0.1),
+)
+def watchers(site: Site) -> Mapping[str, Finding]:
+    """Watchers of the registry."""
+    return asyncio.run(_watchers(site))
+
+
+@measures(
+    Spec("discovery.plane", "control plane, 10,000 instances: time until 10 clients have a change", _SMALL, noise=0.3),
+    Spec(
+        "discovery.plane-cpu",
+        "control plane, 10,000 instances, 10 clients: CPU for one change",
+        _SMALL,
+        noise=0.2,
+    ),
+    Spec("discovery.plane-bytes", "control plane, 10,000 instances: bytes per change and client", _SMALL, noise=0.02),
+)
+def plane(site: Site) -> Mapping[str, Finding]:
+    """The control plane between the registry and its xDS clients."""
+    return asyncio.run(_plane(site))
+
+
+async def _watchers(site: Site) -> dict[str, Finding]:
+    curve: list[Point] = []
+    seen: dict[tuple[int, int], tuple[Seen, Seen]] = {}
+    idle: dict[tuple[int, int], float] = {}
+    with _Etcd(site) as etcd:
+        empty = Watching(site, {"kind": "mesh", "etcd": etcd.endpoint})
+        await empty.add([0])
+        base = empty.memory_mb()
+        async with Fleet(etcd.endpoint) as fleet:
+            for size in _some(site, SIZES):
+                await fleet.grow(size)
+                ours = Watching(site, {"kind": "mesh", "etcd": etcd.endpoint})
+                raw = Watching(site, {"kind": "raw", "etcd": etcd.endpoint})
+                for count in _some(site, tuple(STEPS)):
+                    await ours.add(STEPS[count])
+                    await raw.add(STEPS[count])
+                    seen[size, count], idle[size, count] = await _visits(site, etcd, fleet, ours, raw)
+                    curve.append(_point(size, ours, *seen[size, count], idle[size, count], base))
+                    site.tell(_told(curve[-1]))
+                ours.close()
+                raw.close()
+    return _findings(curve, seen, idle)
+
+
+async def _visits(
+    site: Site, etcd: _Etcd, fleet: Fleet, ours: Watching, raw: Watching
+) -> tuple[tuple[Seen, Seen], float]:
+    """Let guests visit; return what both kinds saw, and the CPU of one of ours when nothing changes, in ms a second."""
+    pace = 0.04 + 0.0008 * ours.count
+    idle = await _idle(site, ours, raw)
+    both = Seen(), Seen()
+    turns = list(zip((ours, raw), (MESH, RAW), both, idle, strict=True))
+    for number in range(max(2, round((16 if ours.count <= 10 else 8) * site.scale))):
+        for watching, prefix, seen, resting in turns if number % 2 else reversed(turns):
+            await watching.forget()
+            changes = [(change, True) for change in fleet.changes(prefix)]
+            await watching.visit(changes, pace, seen, watching.cpu_ms, etcd.sent)
+            seen.cpu[-1] -= resting * pace
+    return both, idle[0] / ours.count
+
+
+async def _idle(site: Site, *watched: Watching) -> list[float]:
+    """Return the CPU of each when nothing changes, in milliseconds per second."""
+    await asyncio.sleep(0.3)
+    before = [watching.cpu_ms() for watching in watched]
+    seconds = max(0.2, _IDLE * site.scale)
+    await asyncio.sleep(seconds)
+    return [(watching.cpu_ms() - used) / seconds for watching, used in zip(watched, before, strict=True)]
+
+
+def _point(size: int, watching: Watching, ours: Seen, raw: Seen, idle: float, base: float) -> Point:
+    count = watching.count
+    return {
+        "instances": size,
+        "watchers": count,
+        "p50_ms": ours.quantile(0.5),
+        "p99_ms": ours.quantile(0.99),
+        "last_ms": ours.last(),
+        "raw_p50_ms": raw.quantile(0.5),
+        "raw_p99_ms": raw.quantile(0.99),
+        "cpu_ms": statistics.median(ours.cpu) / count,
+        "raw_cpu_ms": statistics.median(raw.cpu) / count,
+        "idle_ms_per_s": idle,
+        "bytes": statistics.median(ours.sent) / count,
+        "raw_bytes": statistics.median(raw.sent) / count,
+        "memory_mb": (watching.memory_mb() - base * len(watching)) / count,
+    }
+
+
+def _told(point: Point) -> str:
+    return (
+        f"{point['instances']:.0f} instances, {point['watchers']:.0f} watchers: noticed after {point['p50_ms']:.1f} ms"
+        f" (p99 {point['p99_ms']:.1f}; stubs {point['raw_p50_ms']:.1f}, {point['raw_p99_ms']:.1f}), CPU"
+        f" {point['cpu_ms']:.2f} ms (stubs {point['raw_cpu_ms']:.2f}), {point['bytes']:.0f} bytes,"
+        f" {point['memory_mb']:.1f} MB each"
+    )
+
+
+def _findings(
+    curve: list[Point], seen: Mapping[tuple[int, int], tuple[Seen, Seen]], idle: Mapping[tuple[int, int], float]
+) -> dict[str, Finding]:
+    largest, many = max(size for size, _ in seen), min(50, max(count for _, count in seen))
+    small, few = min(100, largest), min(10, many)
+    ours, raw = seen[largest, many]
+    notice = compare(ours.medians(), raw.medians(), unit="ms")
+    notice.facts = {
+        "p50_ms": ours.quantile(0.5), "p99_ms": ours.quantile(0.99),
+        "baseline_p50_ms": raw.quantile(0.5), "baseline_p99_ms": raw.quantile(0.99),
+        "curve": [{k: float(f"{v:.4g}") for k, v in point.items()} for point in curve],
+    }  # fmt: skip
+    spent = {size: [cpu / few for cpu in seen[size, few][0].cpu] for size in (small, largest)}
+    change = alone(spent[largest], unit="ms CPU")
+    change.facts = {"stub_cpu_ms": statistics.median(seen[largest, few][1].cpu) / few}
+    change.facts["idle_ms_per_s"] = idle[largest, few]
+    memory = alone([p["memory_mb"] for p in curve if p["instances"] == largest], unit="MB")
+    return {
+        "discovery.notice": notice,
+        "discovery.change": change,
+        "discovery.growth": _apart(spent[largest], spent[small], "ms CPU"),
+        "discovery.bytes": compare([s / many for s in ours.sent], [s / many for s in raw.sent], unit="bytes"),
+        "discovery.memory": memory,
+    }
+
+
+def _apart(ours: Sequence[float], baseline: Sequence[float], unit: str) -> Finding:
+    """Compare values that were not taken in pairs: the ratio of medians, its interval from the intervals of both."""
+    (low, high), (least, most) = interval(ours), interval(baseline)
+    top, bottom = statistics.median(ours), statistics.median(baseline)
+    samples = {"ours": [float(f"{v:.5g}") for v in ours], "baseline": [float(f"{v:.5g}") for v in baseline]}
+    return Finding(top, bottom, top / bottom, low / most, high / least, unit, samples=samples)
+
+
+async def _plane(site: Site) -> dict[str, Finding]:
+    seen: dict[tuple[int, int], Seen] = {}
+    curve: list[Point] = []
+    with _Etcd(site) as etcd:
+        async with Fleet(etcd.endpoint) as fleet:
+            for size in _some(site, SIZES):
+                await fleet.grow(size)
+                program, address = _control_plane(site, etcd)
+                for count in _some(site, CLIENTS):
+                    clients = Watching(site, {"kind": "xds", "plane": address, "size": size})
+                    await clients.add([count])
+                    seen[size, count] = await _pushes(site, fleet, clients, program)
+                    clients.close()
+                    curve.append(_plane_point(size, count, seen[size, count], program))
+                    site.tell(
+                        "{instances:.0f} instances, {clients:.0f} clients: {p50_ms:.1f} ms, p99 {p99_ms:.1f},"
+                        " {cpu_ms:.1f} ms CPU, {bytes:.0f} bytes, {memory_mb:.0f} MB".format(**curve[-1])
+                    )
+                site.stop(program)
+    return _plane_findings(curve, seen)
+
+
+def _control_plane(site: Site, etcd: _Etcd) -> tuple[Process, str]:
+    from support.ports import free_port
+
+    address = f"127.0.0.1:{free_port()}"
+    env = {"MESH_ETCD": etcd.endpoint, "MESH_PREFIX": MESH, "MESH_LOG_LEVEL": "ERROR"}
+    command = [sys.executable, "-m", "mesh", "control-plane", "--listen", address]
+    return site.start(command, name="plane", env=env), address
+
+
+async def _pushes(site: Site, fleet: Fleet, clients: Watching, program: Process) -> Seen:
+    seen = Seen()
+    await asyncio.sleep(0.5)
+    for number in range(1 + max(2, round(6 * site.scale))):
+        await clients.forget()
+        come, goodbye, go = fleet.changes(MESH)
+        # Who said goodbye has left the endpoints already: that its key goes is no news to a client.
+        changes = ((come, True), (goodbye, True), (go, False))
+        into = seen if number else Seen()  # the first is to warm up
+        await clients.visit(changes, _PLANE_PACE, into, lambda: program.cpu_ns() / 1e6, clients.received)
+    return seen
+
+
+def _plane_point(size: int, count: int, seen: Seen, program: Process) -> Point:
+    return {
+        "instances": size,
+        "clients": count,
+        "p50_ms": seen.quantile(0.5),
+        "p99_ms": seen.quantile(0.99),
+        "cpu_ms": statistics.median(seen.cpu),
+        "bytes": statistics.median(seen.sent) / count,
+        "memory_mb": program.memory_mb(),
+    }
+
+
+def _plane_findings(curve: list[Point], seen: Mapping[tuple[int, int], Seen]) -> dict[str, Finding]:
+    largest, many = max(size for size, _ in seen), max(count for _, count in seen)
+    ours, small = seen[largest, many], seen[min(100, largest), many]
+    time = _apart(ours.medians(), small.medians(), "ms")
+    time.facts = {
+        "p50_ms": ours.quantile(0.5), "p99_ms": ours.quantile(0.99),
+        "curve": [{k: float(f"{v:.4g}") for k, v in point.items()} for point in curve],
+    }  # fmt: skip
+    return {
+        "discovery.plane": time,
+        "discovery.plane-cpu": _apart(ours.cpu, small.cpu, "ms CPU"),
+        "discovery.plane-bytes": _apart([s / many for s in ours.sent], [s / many for s in small.sent], "bytes"),
+    }
+
+
+def _some(site: Site, values: tuple[int, ...]) -> tuple[int, ...]:
+    """All of them; for the bench's own test the first two."""
+    return values if site.scale == 1.0 else values[:2]
+
+
+class _Etcd:
+    """An etcd with an account of what it sends."""
+
+    def __init__(self, site: Site) -> None:
+        from support.etcd import Etcd
+
+        self._member = Etcd(site.folder / f"etcd-{id(self)}")
+        self.endpoint = self._member.endpoint
+
+    def __enter__(self) -> _Etcd:
+        self._member.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._member.kill()
+
+    def sent(self) -> float:
+        """Return the bytes that it has sent to its clients."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._member.metrics_port}/metrics", timeout=10) as page:
+            found = re.search(rb"^etcd_network_client_grpc_sent_bytes_total (\S+)", page.read(), re.MULTILINE)
+        assert found is not None
+        return float(found.group(1))
