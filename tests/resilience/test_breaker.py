@@ -166,5 +166,5 @@ def test_laws_hold_in_any_order_of_events(history: list[tuple[str, float, float]
             if before is BreakerState.HALF_OPEN and outcome is Outcome.NEUTRAL and not stale:
                 probes -= 1
         assert breaker.state is not BreakerState.HALF_OPEN or probes <= POLICY.half_open_permits
-        counts = breaker.recent(now)
+        counts = breaker.recent(now, 100)
         assert breaker._window.failed == counts.failed <= counts.calls <= 10

@@ -216,7 +216,9 @@ class Attempts:
         if code == "RESOURCE_EXHAUSTED" and isinstance(self._permit, Ride):
             self._permit.refused = True
         took = now - self._attempt_started
-        self._permit.record(outcome, now, self._method.pool.dice.random(), took, self._method.timed)
+        # An error that is an answer (NOT_FOUND) says nothing of how long good calls take.
+        kind = self._method.timed if outcome is not Outcome.SUCCESS else None
+        self._permit.record(outcome, now, self._method.pool.dice.random(), took, kind)
         self._method.attempts(code).inc()
         self.attempts += (AttemptRecord(self._slot.name, code, took * 1000, details),)
         if self._span is not None:

@@ -15,8 +15,8 @@ Rules, over the last `window` calls or `window_time` seconds:
   2. A share of `failure_rate` failed, of `minimum_calls` or more.
   3. A share of `slow_call_rate` took longer than `slow_call_duration`, if the policy names one.
   4. Of the last 40 calls `outlier_failure_rate` failed, and the other endpoints fail far less (see `peers`).
-  5. Without a `slow_call_duration`: of the last 40, `slow_call_rate` were slow by what is typical of the others, and
-     the others are far less so.
+  5. Without a `slow_call_duration`: of the last 40, `slow_call_rate` were slow by what is typical of all, and the
+     others' were so far less often.
 
 How it works: `acquire` hands out a permit, and the result is given to the permit. A permit remembers the generation
 it came from; each change of state begins a new one, so a late result of an old generation changes nothing. All calls
@@ -76,10 +76,12 @@ _SUCCESS, _FAILURE, _NEUTRAL = Outcome.SUCCESS, Outcome.FAILURE, Outcome.NEUTRAL
 
 # Instances that failed together must not be asked again together.
 _JITTER = 0.2
-# Calls that are compared with others'. At 13 calls a second half of them are over after 1.5 s, and chance is small
-# enough in them: with fewer, 30 % of failures could not be told from 5 %. With the whole window it would take three
-# times as long.
+# Calls that are compared with others'. At 13 calls a second half of them are over after 1.5 s; with the whole window it
+# would take three times as long, with fewer a fifth of failures could not be told from chance.
 _RECENT = 40
+# Failures are compared with so many of each other endpoint: what is usual has been so for longer, and with fewer one
+# could not be sure of 7 of 40.
+_BEFORE = 100
 # A call that took less is never slow compared with others: pauses of the garbage collector, of a busy machine, and
 # another continent are all below. A human does not notice it.
 _NOTICEABLE = 0.1
@@ -180,9 +182,9 @@ class Breaker:
         """Whether calls pass freely."""
         return self._closed_permit is not None
 
-    def recent(self, now: float) -> Counts:
-        """Return how the last calls went, as peers compare them."""
-        return self._window.recent(max(_RECENT, self._minimum), now)
+    def recent(self, now: float, calls: int) -> Counts:
+        """Return how the last so many calls went; all of a window of time."""
+        return self._window.recent(calls, now)
 
     def typical(self, kind: str) -> float | None:
         """Return how many seconds a good call of this kind mostly takes; None if there were too few."""
@@ -226,7 +228,7 @@ class Breaker:
         policy, peers = self._policy, self._peers
         if policy.slow_call_duration or peers is None:
             return True
-        return took > self._pace.limit(kind, policy.slow_call_factor, peers, self, now)
+        return took > policy.slow_call_factor * peers.typical(kind, now)
 
     def _cause(self, now: float) -> Cause | None:
         policy, window = self._policy, self._window
@@ -241,19 +243,23 @@ class Breaker:
         return self._compare(self._peers, now) if self._peers is not None else None
 
     def _compare(self, peers: Peers, now: float) -> Cause | None:
-        policy, mine = self._policy, self.recent(now)
+        policy, mine = self._policy, self.recent(now, max(_RECENT, self._minimum))
         fails = 0 < policy.outlier_failure_rate * mine.calls <= mine.failed
         slow = not policy.slow_call_duration and 0 < policy.slow_call_rate * mine.timed <= mine.slow
         if not (fails or slow) or now < self._compare_at:
             return None
         self._compare_at = now + _PAUSE
-        others = peers.others(self, now)
-        if others.calls < self._minimum or not peers.may_eject(self):
+        if not peers.may_eject(self):
             return None
-        if fails and stands_out(mine.failed, mine.calls, others.failed, others.calls):
-            return Cause.FAILURE_OUTLIER
-        slow = slow and others.timed >= self._minimum
-        return Cause.SLOW_OUTLIER if slow and stands_out(mine.slow, mine.timed, others.slow, others.timed) else None
+        if fails:
+            others = peers.others(self, now, _BEFORE)
+            if others.calls >= self._minimum and stands_out(mine.failed, mine.calls, others.failed, others.calls):
+                return Cause.FAILURE_OUTLIER
+        # What is slow changes with the times, so calls of the same time are compared.
+        others = peers.others(self, now, _RECENT)
+        if slow and others.timed >= self._minimum and stands_out(mine.slow, mine.timed, others.slow, others.timed):
+            return Cause.SLOW_OUTLIER
+        return None
 
     # -- changes
 
