@@ -48,10 +48,12 @@ class Arm:
 
     run: Callable[[int], Awaitable[object] | object]
     pids: Sequence[int | None] = (None,)
+    wall: bool = False
+    """Whether it is the clock on the wall that counts: for what waits for a disk."""
 
     def spent_ns(self) -> int:
-        """Return the CPU time used so far."""
-        return sum(cpu_ns(pid) for pid in self.pids)
+        """Return the time used so far."""
+        return time.perf_counter_ns() if self.wall else sum(cpu_ns(pid) for pid in self.pids)
 
 
 @dataclass
@@ -61,6 +63,7 @@ class Samples:
     baseline: list[float] = field(default_factory=list)
     again: list[float] = field(default_factory=list)
     others: dict[str, list[float]] = field(default_factory=dict)
+    unit: str = "µs CPU"
 
     def extend(self, more: Samples) -> None:
         """Add the rounds of another process."""
@@ -74,10 +77,10 @@ class Samples:
         """The baseline against itself."""
         return statistics.median(b / a for a, b in zip(self.baseline, self.again, strict=True))
 
-    def compared(self, name: str, unit: str = "µs CPU") -> Finding:
+    def compared(self, name: str) -> Finding:
         """Return the finding for one arm against the baseline."""
         around = [(a + b) / 2 for a, b in zip(self.baseline, self.again, strict=True)]
-        found = compare(self.others[name], around, unit=unit)
+        found = compare(self.others[name], around, unit=self.unit)
         found.control = self.control
         found.samples = {
             name: _rounded(self.others[name]),
@@ -85,6 +88,11 @@ class Samples:
             "baseline again": _rounded(self.again),
         }
         return found
+
+    def rates(self, unit: str) -> Samples:
+        """Return how many calls there were in a second, instead of how long each took."""
+        others = {name: _per_second(values) for name, values in self.others.items()}
+        return Samples(_per_second(self.baseline), _per_second(self.again), others, unit)
 
     def to_json(self) -> dict[str, Any]:
         """Return what `of_json` reads."""
@@ -191,6 +199,10 @@ async def _block(arm: Arm, calls: int) -> float:
     if inspect.isawaitable(made):
         await made
     return (arm.spent_ns() - before) / calls / 1000
+
+
+def _per_second(micros: Sequence[float]) -> list[float]:
+    return [1e6 / value for value in micros]
 
 
 def _rounded(values: Sequence[float]) -> list[float]:

@@ -2,13 +2,14 @@
 
 plain       a grpc.aio server that answers GetUser with a constant, and streams
 mesh        the same servicer on a mesh server, its registry in memory
+users URL   UserService on a mesh server, over the database of the URL, which has the user "ada"
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -72,14 +73,31 @@ async def mesh() -> str:
     return str(server.endpoint)
 
 
+async def users(url: str) -> str:
+    """Start UserService over a database; return its address."""
+    from mesh.memory import MemoryStore
+    from mesh.server import Server
+    from mesh.settings import Settings
+    from usersvc.database import open_store
+    from usersvc.servicer import UserService
+    from usersvc.writes import Create
+
+    store = await open_store(url)
+    await store.write(Create(users_pb2.User(id="ada", name="Ada", email="ada@example.org")))
+    server = Server(UserService(store), settings=Settings(), store=MemoryStore())
+    await server.start()
+    _kept.append(server)
+    return str(server.endpoint)
+
+
 _kept: list[object] = []
-KINDS = {"plain": plain, "mesh": mesh}
+KINDS: dict[str, Callable[..., Awaitable[str]]] = {"plain": plain, "mesh": mesh, "users": users}
 
 
-async def _serve(kind: str) -> None:
-    print(await KINDS[kind](), flush=True)
+async def _serve(kind: str, *args: str) -> None:
+    print(await KINDS[kind](*args), flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(sys.argv[1]))
+    asyncio.run(_serve(*sys.argv[1:]))

@@ -137,16 +137,17 @@ class Site:
         process = self.python("-m", "bench.serving", kind, *args, name=name or f"server-{kind}")
         return process, process.line()
 
-    def compare(self, arms: str, job: Mapping[str, Any], *, calls: int, processes: int = 3) -> Samples:
+    def compare(self, arms: str, job: Mapping[str, Any], *, calls: int, rounds: int = 0, processes: int = 3) -> Samples:
         """Run the rounds in fresh child processes and return all their samples.
 
         `arms` names "module:function", an async context manager that takes the job and yields the baseline arm and a
         dict of the others. Several processes, because where things lie in memory differs from one to the next and
-        costs or saves some per cent for all of its life.
+        costs or saves some per cent for all of its life. Many `rounds` of short blocks say more than few of long ones,
+        where a block is cheap to begin.
         """
         samples = Samples()
         processes = processes if self.scale == 1.0 else 1
-        each = -(-self.rounds // processes)
+        each = -(-(self.rounds if self.scale < 1.0 else rounds or self.rounds) // processes)
         for number in range(processes):
             order = {"arms": arms, "job": dict(job), "calls": self.calls(calls), "rounds": each}
             samples.extend(Samples.of_json(self.child(order, name=f"{arms.rpartition(':')[2]}-{number}")))

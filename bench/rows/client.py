@@ -12,12 +12,14 @@ from bench.site import Site
 from support.collector import Collector
 
 _ARMS = "bench.arms.client:"
+_ROUNDS = 60
 _RAW = "a raw grpc.aio stub on its address"
 
 
-def _compared(site: Site, arms: str, *, servers: int = 1, calls: int = 1000, **job: Any) -> Finding:
+def _compared(site: Site, arms: str, *, servers: int = 1, calls: int = 400, **job: Any) -> Finding:
     addresses = [site.serve("plain", name=f"server-{number}")[1] for number in range(servers)]
-    return site.compare(_ARMS + arms, {"addresses": addresses, **job}, calls=calls).compared("mesh")
+    job["addresses"] = addresses
+    return site.compare(_ARMS + arms, job, calls=calls, rounds=_ROUNDS).compared("mesh")
 
 
 @measures(Spec("client.one", "one instance, 50 calls in flight", _RAW, goal=1.05, moonshot=1.0, quick=True, noise=0.05))
@@ -75,13 +77,13 @@ def against_assembled(site: Site) -> Finding:
 )
 def blocking(site: Site) -> Finding:
     """Blocking calls from one thread."""
-    return _compared(site, "threads", threads=1, calls=800)
+    return _compared(site, "threads", threads=1, calls=400)
 
 
 @measures(Spec("client.blocking-threads", "the blocking twin, eight threads", "a raw blocking grpc stub", goal=1.05))
 def blocking_threads(site: Site) -> Finding:
     """Blocking calls from several threads."""
-    return _compared(site, "threads", threads=8, calls=800)
+    return _compared(site, "threads", threads=8, calls=400)
 
 
 @measures(Spec("client.unary-stream", "a stream of 200 responses, per message", f"{_RAW}", goal=1.05))

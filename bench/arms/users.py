@@ -1,0 +1,70 @@
+"""Durable writes: with 64 callers at once, in groups as the stores commit them, and one commit per call."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.arms.client import Arms
+from bench.measure import Arm
+from users.v1.users_pb2 import User
+from usersvc.database import open_store
+from usersvc.sqlite import SqliteStore
+from usersvc.store import UserStore
+from usersvc.writes import Create, Write
+
+AT_ONCE = 64
+
+
+class OneByOne(SqliteStore):
+    """The same store, but every write has a transaction and a commit of its own."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._turns = asyncio.Lock()
+
+    async def write(self, write: Write) -> bytes:
+        """Do a write when those before it are done."""
+        async with self._turns:
+            return await super().write(write)
+
+
+def creates(store: UserStore, at_once: int = AT_ONCE) -> Callable[[int], Any]:
+    """Return what creates users, so many at once."""
+    ids = itertools.count(time.time_ns())
+
+    async def run(count: int) -> None:
+        left = iter(range(count))
+
+        async def some() -> None:
+            for _ in left:
+                n = next(ids)
+                await store.write(Create(User(id=f"u{n}", name="Ada", email=f"{n}@example.org")))
+
+        await asyncio.gather(*(some() for _ in range(at_once)))
+
+    return run
+
+
+@asynccontextmanager
+async def sqlite(job: Mapping[str, Any]) -> AsyncIterator[Arms]:
+    """One commit per call, and commits that hold whatever waits."""
+    with tempfile.TemporaryDirectory(dir=job["folder"]) as home:
+        alone, ours = await OneByOne.open(Path(home, "alone.db")), await SqliteStore.open(Path(home, "users.db"))
+        yield Arm(creates(alone), wall=True), {"mesh": Arm(creates(ours), wall=True)}
+        await alone.close()
+        await ours.close()
+
+
+@asynccontextmanager
+async def postgres(job: Mapping[str, Any]) -> AsyncIterator[Arms]:
+    """One caller, and 64, on PostgreSQL, which groups commits itself."""
+    store = await open_store(job["url"])
+    yield Arm(creates(store, 1), wall=True), {"mesh": Arm(creates(store), wall=True)}
+    await store.close()

@@ -1,0 +1,41 @@
+"""The server's stack (deadlines, refusals, limits, counting) beside a plain grpc.aio server with the same servicer."""
+
+from __future__ import annotations
+
+from bench.measure import Finding
+from bench.row import Spec, measures
+from bench.site import Process, Site
+
+
+def server(name: str, started: tuple[Process, str]) -> tuple[str, str, int]:
+    """Return a server as the job of `bench.arms.driven` names it."""
+    process, address = started
+    return name, address, process.pid
+
+
+@measures(
+    Spec(
+        "server.unary",
+        "a mesh server, 50 calls in flight",
+        "a plain grpc.aio server with the same servicer",
+        goal=1.05,
+        quick=True,
+    )
+)
+def unary(site: Site) -> Finding:
+    """CPU of the server's process."""
+    return driven(site, "plain", "mesh")
+
+
+def driven(site: Site, baseline: str, ours: str, *args: str) -> Finding:
+    """Compare the CPU of two kinds of servers, fresh ones three times: luck with memory lasts for a server's life."""
+    whole = None
+    for _ in range(3 if site.scale == 1.0 else 1):
+        servers = [server("baseline", site.serve(baseline)), server("ours", site.serve(ours, *args))]
+        part = site.compare("bench.arms.driven:get_user", {"servers": servers}, calls=400, rounds=20, processes=1)
+        site.sweep()
+        whole = part if whole is None else whole
+        if whole is not part:
+            whole.extend(part)
+    assert whole is not None
+    return whole.compared("ours")
