@@ -1,0 +1,57 @@
+"""An Envoy without a control plane: envoy/front.yaml with everything that would arrive written into it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import yaml
+from google.protobuf import json_format
+from google.protobuf.any_pb2 import Any as AnyMessage
+
+from mesh.instance import Endpoint
+from mesh.xds import clusters, filters, routes, scripts, transcoder  # noqa: F401  the types within, by their names
+from mesh.xds.resources import CLUSTER, ENDPOINTS, EXTENSION, ROUTES
+from support.ads import Ads
+
+_FILTERS = (scripts.STRICT, transcoder.TRANSCODER, scripts.REPEATS)
+
+
+def fixed(front: str, plane: Endpoint, service: str) -> str:
+    """Return the text of a front.yaml with what this control plane would send for one service."""
+    config: dict[str, Any] = yaml.safe_load(front)
+    told = asyncio.run(_told(plane, service))
+    del config["dynamic_resources"]
+    [listener] = config["static_resources"]["listeners"]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    del manager["rds"]
+    manager["route_config"] = told[ROUTES][routes.FRONT]
+    for filter_ in manager["http_filters"]:
+        if filter_.pop("config_discovery", None):
+            filter_["typed_config"] = told[EXTENSION][filter_["name"]]["typedConfig"]
+    cluster = told[CLUSTER][service]
+    del cluster["edsClusterConfig"]
+    config["static_resources"]["clusters"].append(
+        {**cluster, "type": "STATIC", "loadAssignment": told[ENDPOINTS][service]}
+    )
+    return yaml.safe_dump(config, sort_keys=False)
+
+
+async def _told(plane: Endpoint, service: str) -> dict[str, dict[str, Any]]:
+    """Ask the control plane for everything, as an Envoy does; return it by type and name."""
+    told: dict[str, dict[str, Any]] = {}
+    names = {CLUSTER: (), ENDPOINTS: (service,), ROUTES: (routes.FRONT,), EXTENSION: _FILTERS}
+    async with Ads(plane, "bench") as ads:
+        for kind, asked in names.items():
+            await ads.ask(kind, *asked)
+            answer = await ads.take()
+            told[kind] = dict(map(_read, answer.resources))
+            await ads.answer(answer, *asked)
+    return told
+
+
+def _read(resource: AnyMessage) -> tuple[str, Any]:
+    read = json.loads(json_format.MessageToJson(resource))
+    del read["@type"]
+    return read.get("name") or read["clusterName"], read

@@ -1,0 +1,135 @@
+"""The edge: HTTP/JSON through Envoy, fed by our control plane, beside a gateway that a team writes with FastAPI.
+
+Both stand before the same service, which answers with a constant; what is measured is the CPU of the one process
+between it and the callers: Envoy with one worker, everything in envoy/front.yaml on; uvicorn with uvloop and httptools,
+its access log off.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from bench import openloop
+from bench.edges import SERVICE
+from bench.measure import Finding, Samples, compare
+from bench.openloop import Latencies
+from bench.row import Skipped, Spec, measures
+from bench.site import Site
+from mesh.instance import Endpoint
+
+_ARMS = "bench.arms.edge:"
+_GATEWAY = "a FastAPI gateway (uvicorn, uvloop, httptools) before the same service"
+_GRPC = "gRPC to the same method through the same Envoy"
+_RATE = 300
+
+
+@measures(
+    Spec("edge.get", "GET as JSON: requests per second of a core", _GATEWAY, goal=3.0, moonshot=5.0, lower=False),
+    Spec("edge.transcoder", "GET as JSON: CPU of Envoy per request", _GRPC, goal=1.8, moonshot=1.5, noise=0.04),
+)
+def get(site: Site) -> Mapping[str, Finding]:
+    """Reads."""
+    return _json(site, "get", "edge.get", "edge.transcoder")
+
+
+@measures(
+    Spec("edge.create", "POST as JSON: requests per second of a core", _GATEWAY, goal=3.0, moonshot=5.0, lower=False),
+    Spec("edge.transcoder-post", "POST as JSON: CPU of Envoy per request", _GRPC, goal=1.8, moonshot=1.5, noise=0.04),
+)
+def create(site: Site) -> Mapping[str, Finding]:
+    """Writes."""
+    return _json(site, "create", "edge.create", "edge.transcoder-post")
+
+
+@measures(
+    Spec("edge.fed", "Envoy fed by the control plane: CPU per request", "Envoy with the same in a file", goal=1.02)
+)
+def fed(site: Site) -> Finding:
+    """What it costs that routes, clusters and filters arrive."""
+    with _edges(site, "fixed") as job:
+        return site.compare(f"{_ARMS}fed", job, calls=1200).compared("fed")
+
+
+@measures(Spec("edge.latency", f"GET as JSON, {_RATE} requests a second: median latency", _GATEWAY, noise=0.1))
+def latency(site: Site) -> Finding:
+    """How long callers wait."""
+    with _edges(site, "gateway") as job:
+        order = {**job, "rate": 3 * _RATE, "seconds": 12 * min(1.0, site.scale)}
+        told = site.child({"call": f"{_ARMS}latency", "job": order}, name="latency")
+    found = {name: Latencies.of_json(latencies) for name, latencies in told.items()}
+    return openloop.compared(found["envoy"], found["gateway"], found["again"])
+
+
+def _json(site: Site, arms: str, rate: str, transcoder: str) -> dict[str, Finding]:
+    with _edges(site, "gateway") as job:
+        samples = site.compare(_ARMS + arms, job, calls=500)
+    against_grpc = samples.compared("json")
+    shared = samples.compared("shared")
+    against_grpc.facts = {"grpc_on_one_connection": shared.ours}
+    return {rate: _per_core(samples), transcoder: against_grpc}
+
+
+def _per_core(samples: Samples) -> Finding:
+    """Turn CPU per request into requests per second of a core, ours over the gateway's."""
+    ours, theirs = ([1e6 / us for us in samples.others[name]] for name in ("json", "gateway"))
+    found = compare(ours, theirs, unit="requests/core s")
+    found.control = samples.compared("json").control
+    return found
+
+
+@contextmanager
+def _edges(site: Site, beside: str) -> Iterator[dict[str, Any]]:
+    """Start the service with its control plane, Envoy before it, and beside it a gateway or an Envoy of a file."""
+    from support.envoy import Envoy
+
+    if importlib.util.find_spec("uvicorn") is None or importlib.util.find_spec("fastapi") is None:
+        raise Skipped("no FastAPI here: pip install 'grpc-mesh[bench]'")
+    behind = json.loads(site.python("-m", "bench.edges", name="edges").line())
+    plane = Endpoint.parse(behind["plane"])
+    with ExitStack() as stack:
+        envoy = stack.enter_context(Envoy(site.folder, plane, name=f"fed-{plane.port}"))
+        envoy.wait_ready()
+        job = {"edge": str(envoy.edge), "edge_pid": envoy.pid}
+        if beside == "gateway":
+            yield job | _gateway(site, behind["service"])
+        else:
+            fixed = _fixed(site, plane)
+            stack.enter_context(fixed)
+            fixed.wait_ready()
+            yield job | {"fixed": str(fixed.edge), "fixed_pid": fixed.pid}
+
+
+def _gateway(site: Site, service: str) -> dict[str, Any]:
+    from support.edge import wait_until
+    from support.ports import free_port
+
+    port = free_port()
+    options = f"--port {port} --loop uvloop --http httptools --no-access-log --log-level warning"
+    process = site.start(
+        [sys.executable, "-m", "uvicorn", "bench.gateway:app", *options.split()],
+        name="gateway",
+        env={"SERVICE": service},
+    )
+    wait_until(lambda: _listens(port), "the gateway listens")
+    return {"gateway": f"127.0.0.1:{port}", "gateway_pid": process.pid}
+
+
+def _listens(port: int) -> bool:
+    with socket.create_connection(("127.0.0.1", port), timeout=5):
+        return True
+
+
+def _fixed(site: Site, plane: Endpoint) -> Any:
+    from bench.fixed_front import fixed
+    from support.envoy import Envoy
+
+    envoy = Envoy(site.folder, plane, name=f"fixed-{plane.port}")
+    path = site.folder / f"fixed-{plane.port}.yaml"
+    path.write_text(fixed(path.read_text(), plane, SERVICE))
+    return envoy
