@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.cluster.v3.outlier_detection_pb2 import OutlierDetection
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.http.buffer.v3.buffer_pb2 import BufferPerRoute
 
 from mesh.instance import Endpoint, Instance
-from mesh.policy import BreakerPolicy, MethodPolicy, RetryPolicy
+from mesh.policy import BreakerMode, BreakerPolicy, HedgingPolicy, MethodPolicy, RetryPolicy
 from mesh.xds.clusters import cluster_for_envoy, cluster_for_grpc
 from mesh.xds.endpoints import endpoints
 from mesh.xds.resources import CLUSTER, ENDPOINTS
@@ -57,7 +58,7 @@ def test_order_of_instances_does_not_change_the_version() -> None:
 
 
 def test_names_and_second_instances_at_an_address_are_left_out_of_endpoints() -> None:
-    twin = dataclasses.replace(at(1), id="twin")
+    twin = replace(at(1), id="twin")
     message = ClusterLoadAssignment.FromString(endpoints(S, (at(1), twin, at(2, host="db.example"))).body)
 
     [locality] = message.endpoints
@@ -84,7 +85,7 @@ def test_idempotent_method_is_repeated_after_a_reset_and_hedged() -> None:
         )
         assert route.route.retry_policy.retry_host_predicate
         assert route.route.hedge_policy.hedge_on_per_try_timeout
-        assert route.route.retry_policy.per_try_timeout.seconds == 1
+        assert route.route.retry_policy.per_try_timeout.ToMilliseconds() == 400
 
 
 @pytest.mark.parametrize("method", [WRITE, PLAIN])
@@ -127,9 +128,44 @@ def test_only_calls_that_are_looked_into_are_waited_for() -> None:
     for method, marked in ((READ, False), (WRITE, True), (PLAIN, False), (WATCH, False)):
         for route in routes_of(method):
             filters = route.typed_per_filter_config
-            assert ("repeats" not in filters) is marked
             assert filters["envoy.filters.http.buffer"].Is(BufferPerRoute.DESCRIPTOR) is marked
             assert "strict" in filters
+
+
+@pytest.mark.parametrize(("method", "counted"), [(READ, True), (WRITE, True), (PLAIN, False), (WATCH, True)])
+def test_calls_that_may_be_repeated_go_through_the_filter_that_keeps_the_budget(method: Method, counted: bool) -> None:
+    assert method.is_repeated is counted
+    assert all(("repeats" not in route.typed_per_filter_config) is counted for route in routes_of(method))
+
+
+def test_hedging_of_the_policy_stands_in_the_place_of_retries() -> None:
+    hedging = HedgingPolicy(max_attempts=3, delay=0.05, codes=frozenset({"INTERNAL"}))
+    policy = MethodPolicy(idempotent=True, hedging=hedging, retry=RetryPolicy(max_attempts=1, attempt_timeout=1.0))
+
+    for route in routes_of(Method(f"/{S}/Hedged", policy=policy)):
+        retry = route.route.retry_policy
+        assert retry.num_retries.value == 2
+        assert retry.per_try_timeout.ToMilliseconds() == 50
+        assert "internal" in retry.retry_on
+        assert "unavailable" not in retry.retry_on
+        assert route.route.hedge_policy.hedge_on_per_try_timeout
+
+
+def test_attempt_that_took_its_time_is_ended_where_the_policy_says_how_long_it_may_take() -> None:
+    policy = MethodPolicy(idempotent=True, retry=RetryPolicy(attempt_timeout=0.3))
+
+    for route in routes_of(Method(f"/{S}/Limited", policy=policy)):
+        assert route.route.retry_policy.per_try_timeout.ToMilliseconds() == 300
+        assert not route.route.hedge_policy.hedge_on_per_try_timeout
+
+
+@pytest.mark.parametrize("method", [WRITE, PLAIN])
+def test_call_that_may_not_be_repeated_is_never_hedged_whatever_its_policy_says(method: Method) -> None:
+    policy = replace(method.policy, hedging=HedgingPolicy(max_attempts=3), retry=RetryPolicy(attempt_timeout=0.1))
+
+    for route in routes_of(replace(method, policy=policy))[-2:]:
+        assert not route.route.retry_policy.HasField("per_try_timeout")
+        assert not route.route.hedge_policy.hedge_on_per_try_timeout
 
 
 def test_retries_can_be_switched_off() -> None:
@@ -145,6 +181,35 @@ def test_service_without_a_contract_has_one_route_and_no_repeats() -> None:
 
     assert routes[0].match.prefix == f"/{S}/"
     assert "reset," not in routes[0].route.retry_policy.retry_on + ","
+
+
+def outliers(breaker: BreakerPolicy) -> OutlierDetection:
+    return Cluster.FromString(cluster_for_envoy(S, breaker).body).outlier_detection
+
+
+def test_breaker_is_written_as_outlier_detection() -> None:
+    found = outliers(BreakerPolicy(failure_rate=0.6, outlier_failure_rate=0.3, open_for=20, consecutive_failures=7))
+
+    assert found.failure_percentage_threshold.value == 30
+    assert found.consecutive_gateway_failure.value == 7
+    assert found.base_ejection_time.ToMilliseconds() == 5000
+    assert found.max_ejection_time.ToMilliseconds() == 8000
+    assert outliers(BreakerPolicy(failure_rate=0.6, outlier_failure_rate=0)).failure_percentage_threshold.value == 60
+    assert outliers(BreakerPolicy(window_time=10)).interval.seconds == 10
+
+
+def test_health_check_does_not_bring_back_who_answers_badly() -> None:
+    assert not outliers(BreakerPolicy()).successful_active_health_check_uneject_host.value
+    assert outliers(BreakerPolicy()).HasField("successful_active_health_check_uneject_host")
+
+
+@pytest.mark.parametrize("mode", [BreakerMode.DISABLED, BreakerMode.METRICS_ONLY])
+def test_breaker_that_decides_nothing_ejects_only_who_cannot_be_connected(mode: BreakerMode) -> None:
+    found = outliers(BreakerPolicy(mode=mode))
+
+    assert found.enforcing_consecutive_gateway_failure.value == found.enforcing_failure_percentage.value == 0
+    assert found.HasField("enforcing_consecutive_gateway_failure")
+    assert found.enforcing_consecutive_local_origin_failure.value == 100
 
 
 def test_cluster_with_secrets_speaks_tls() -> None:

@@ -116,7 +116,7 @@ class Catalog:
                 routes_for_envoy(services, reflection=self._reflection),
                 transcoder(merged.descriptors, merged.services),
                 _strict(merged),
-                script(REPEATS, scripts.repeats(m for s in services for m in s.methods)),
+                script(REPEATS, scripts.repeats(services)),
             ]
         )
 

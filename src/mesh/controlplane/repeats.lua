@@ -1,9 +1,24 @@
--- Marks calls that carry a request_id: these may be sent again though their method is not idempotent. Stands after the
--- transcoder and sees every call as gRPC. The routes look for the mark (mesh.xds.routes).
+-- What may be sent again, and how often. Stands after the transcoder and sees every call as gRPC.
 --
--- FIELDS is written above this by the control plane (scripts.py): path of a method -> number of its field request_id.
+-- Marks calls that carry a request_id: these may be repeated though their method is not idempotent. The routes look for
+-- the mark (mesh.xds.routes).
+--
+-- Keeps the budget of each service: a call adds a share of an attempt, an attempt beyond the first takes one. A call that
+-- begins while nothing is left is not repeated. Envoy's own budget is a share of the calls under way, which are next to
+-- none where calls fail quickly.
+--
+-- Written above this by the control plane (scripts.py): FIELDS, path of a method -> number of its field request_id;
+-- PURSES, path of a method -> number of its service; SHARE of a call, FLOOR of a second, and what is saved at most: LEAST
+-- or what KEEP seconds of calls are worth.
 
-local byte, floor = string.byte, math.floor
+local byte, floor, max, time = string.byte, math.floor, math.max, os.time
+
+-- Each worker of Envoy has its own, for its own share of the calls: what is left, the most that may be, calls in the
+-- present second, and which second that is.
+local left, most, calls, second = {}, {}, {}, {}
+for _, service in pairs(PURSES) do
+  left[service], most[service], calls[service], second[service] = LEAST, LEAST, 0, time()
+end
 
 -- Returns a varint and where it ends; nil if the text ends first.
 local function varint(text, at)
@@ -43,14 +58,33 @@ local function carries(text, at, number)
   return false
 end
 
-function envoy_on_request(handle)
-  local headers = handle:headers()
+-- Begins a second: who is called rarely has the floor, who is called often may save more.
+local function turn(service, now)
+  local passed, came = now - second[service], calls[service]
+  if passed > 0 then
+    left[service] = left[service] + max(0, FLOOR * passed - SHARE * came)
+    most[service] = max(LEAST, KEEP * came / passed)
+  end
+  second[service], calls[service] = now, 0
+end
+
+-- Counts a call. Returns whether attempts beyond the first are paid for.
+local function deposit(service)
+  local now = time()
+  if now ~= second[service] then turn(service, now) end
+  calls[service] = calls[service] + 1
+  local sum = left[service] + SHARE
+  if sum > most[service] then sum = most[service] end
+  left[service] = sum
+  return sum >= 1
+end
+
+-- Looks for a request_id and marks the call.
+local function mark(handle, headers, number)
   if headers:get("x-mesh-repeatable") then
     headers:remove("x-mesh-repeatable")
     handle:clearRouteCache()
   end
-  local number = FIELDS[headers:get(":path")]
-  if not number then return end
   local body = handle:body()
   if not body or body:length() < 6 then return end
   local text = body:getBytes(0, body:length())
@@ -59,5 +93,21 @@ function envoy_on_request(handle)
     -- The object from before the wait is gone.
     handle:headers():add("x-mesh-repeatable", "request_id")
     handle:clearRouteCache()
+  end
+end
+
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  local path = headers:get(":path")
+  local service, number = PURSES[path], FIELDS[path]
+  if service and not deposit(service) then headers:replace("x-envoy-max-retries", "0") end
+  if number then mark(handle, headers, number) end
+end
+
+function envoy_on_response(handle)
+  local attempts = handle:headers():get("x-envoy-attempt-count")
+  if attempts and attempts ~= "1" then
+    local service = PURSES[handle:streamInfo():routeName()]
+    if service then left[service] = left[service] - tonumber(attempts) + 1 end
   end
 end

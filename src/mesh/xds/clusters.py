@@ -8,7 +8,7 @@ from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tl
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from google.protobuf.duration_pb2 import Duration
 
-from mesh.policy import BalancerPolicy, BreakerPolicy
+from mesh.policy import BalancerPolicy, BreakerMode, BreakerPolicy
 from mesh.xds.balancing import balance_envoy, balance_grpc
 from mesh.xds.durations import duration
 from mesh.xds.resources import ENDPOINTS, Resource, pack
@@ -26,8 +26,16 @@ _HEALTH_INTERVAL, _HEALTH_TIMEOUT = 1.0, 1.0
 # Envoy's published edge hardening.
 _BUFFER, _STREAM_WINDOW, _CONNECTION_WINDOW = 32 * 1024, 64 * 1024, 1024 * 1024
 # Attempts beyond the first at one time, as a share of the calls under way. One of three instances that dies has a third
-# of them; a lower share would fail some of these, a higher one lets a sick service be stormed.
+# of them; a lower share would fail some of these. It bounds storms of slow calls; where calls fail quickly next to none
+# are under way, and the budget in the filter `repeats` bounds them.
 _RETRY_SHARE, _RETRIES_ALWAYS = 40.0, 20
+# The failure rate is that of the last so many seconds, each for itself; they are long enough for a breaker's
+# `minimum_calls` at an instance that has ten a second.
+_LOOK_EVERY, _LOOK_EVERY_AT_MOST = 2.0, 30.0
+# A breaker lets a few probes through and opens again; an instance comes back here with its whole share, and Envoy knows
+# nothing of a process that was started again. So it comes back sooner, as shares of `open_for`.
+_FIRST_EJECTION, _LONGEST_EJECTION = 0.25, 0.4
+_TOLD_ONLY = (BreakerMode.DISABLED, BreakerMode.METRICS_ONLY)
 _MAX_CALLS, _MAX_CONNECTIONS = 10_000, 1024
 _IN_TURN = BalancerPolicy()
 
@@ -132,23 +140,34 @@ def _health_check() -> health_check_pb2.HealthCheck:
 
 
 def _outliers(breaker: BreakerPolicy) -> outlier_detection_pb2.OutlierDetection:
+    """What comes nearest to a breaker. The router tells gRPC's codes as HTTP's: UNAVAILABLE is 503.
+
+    FORCED_OPEN has no word here, nor have slow calls: an instance is slow by what a call asks for as well.
+    """
+    enforced = {"value": 0 if breaker.mode in _TOLD_ONLY else 100}
+    failure_rate = min(breaker.failure_rate, breaker.outlier_failure_rate or 1.0)
     return outlier_detection_pb2.OutlierDetection(
-        # Connections that fail and answers that fail are counted apart, the former eject after two.
+        # Connections that fail and answers that fail are counted apart, the former eject after two, always: no call
+        # has come to an instance that cannot be connected.
         split_external_local_origin_errors=True,
         consecutive_local_origin_failure={"value": 2},
         enforcing_consecutive_local_origin_failure={"value": 100},
         consecutive_gateway_failure={"value": breaker.consecutive_failures},
-        enforcing_consecutive_gateway_failure={"value": 100},
+        enforcing_consecutive_gateway_failure=enforced,
         consecutive_5xx={"value": breaker.consecutive_failures},
         enforcing_consecutive_5xx={"value": 0},
+        # By standard deviations: of three instances the only one that ever failed is out, however rarely it did.
         enforcing_success_rate={"value": 0},
-        failure_percentage_threshold={"value": round(breaker.failure_rate * 100)},
-        enforcing_failure_percentage={"value": 100},
+        enforcing_local_origin_success_rate={"value": 0},
+        failure_percentage_threshold={"value": round(failure_rate * 100)},
+        enforcing_failure_percentage=enforced,
         failure_percentage_minimum_hosts={"value": 2},
         failure_percentage_request_volume={"value": breaker.minimum_calls},
-        interval=duration(1),
-        base_ejection_time=duration(min(breaker.open_for, 5)),
-        max_ejection_time=duration(max(breaker.open_for, 5)),
+        interval=duration(min(max(breaker.window_time, _LOOK_EVERY), _LOOK_EVERY_AT_MOST)),
+        base_ejection_time=duration(breaker.open_for * _FIRST_EJECTION),
+        max_ejection_time=duration(min(breaker.open_for * _LONGEST_EJECTION, breaker.max_open_for)),
+        # A health check says that a process answers, and nothing of how it answers.
+        successful_active_health_check_uneject_host={"value": False},
         max_ejection_percent={"value": 50},
         always_eject_one_host={"value": True},
     )

@@ -29,12 +29,13 @@ def of_catch_all(*, body: bool) -> Filters:
     return {} if body else {BUFFER: _off(), STRICT: _off()}
 
 
-def of_method(*, marked: bool) -> Filters:
-    """gRPC, and JSON after the transcoder. marked: its calls are looked into for a request_id."""
-    if not marked:
-        return {BUFFER: _off(), STRICT: _off(), REPEATS: pack(lua_pb2.LuaPerRoute(disabled=True))}
+def of_method(*, marked: bool, repeated: bool) -> Filters:
+    """gRPC, and JSON after the transcoder. marked: its calls are looked into for a request_id. repeated: counted."""
     buffer = buffer_pb2.BufferPerRoute(buffer=buffer_pb2.Buffer(max_request_bytes={"value": _MAX_MESSAGE}))
-    return {BUFFER: pack(buffer), STRICT: _off()}
+    filters = {BUFFER: pack(buffer) if marked else _off(), STRICT: _off()}
+    if not marked and not repeated:
+        filters[REPEATS] = pack(lua_pb2.LuaPerRoute(disabled=True))
+    return filters
 
 
 def _off() -> Any:

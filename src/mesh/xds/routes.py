@@ -3,6 +3,11 @@
 Envoy sees a JSON call after the transcoder: as a gRPC call whose header `x-envoy-original-path` holds what the caller
 asked for. Envoy takes that header away from callers, so it tells JSON and gRPC apart.
 
+Hedging and time limits of attempts are for calls that may be repeated and have one response. Where the policy asks for
+neither, a call that takes long is hedged all the same: callers of the edge have no other way to leave an instance that
+hangs. Two in a row that took too long, and Envoy leaves that instance alone for a while. It does not follow a method's
+usual time (`hedging.follow_p95`).
+
 A method that is not idempotent by its contract is tried again only when the first attempt surely did not reach a
 handler. If its request has a `request_id`, a call that carries one may be sent again like any idempotent one; the
 filter `repeats`, which stands before the router, marks these.
@@ -11,6 +16,7 @@ filter `repeats`, which stands before the router, marks these.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from envoy.config.core.v3 import base_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
@@ -41,7 +47,8 @@ MAX_DEADLINE = 3600.0
 _PICKS = 5
 # A call that may be repeated and has no answer after this share of its time is also sent to another instance, the first
 # answer counts: one that hangs costs its callers a pause and not a failure. Lower is quicker, and repeats slow calls.
-_HEDGE_AFTER, _HEDGE_AFTER_AT_LEAST = 0.25, 1.0
+_HEDGE_AFTER, _HEDGE_AFTER_AT_LEAST = 0.1, 0.25
+_SHORTEST = 0.001
 # What Envoy and gRPC understand of the codes in a policy.
 _RETRIABLE = {"CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}
 # The attempt did not reach a handler.
@@ -53,7 +60,13 @@ _Headers = Sequence[route_components_pb2.HeaderMatcher]
 
 def routes_for_envoy(services: Iterable[Service], *, reflection: bool) -> Resource:
     """Build the front's routes to all services. What matches none of them is answered by Envoy: 404, UNIMPLEMENTED."""
-    host = route_components_pb2.VirtualHost(name="mesh", domains=["*"], request_body_buffer_limit={"value": _MAX_KEPT})
+    host = route_components_pb2.VirtualHost(
+        name="mesh",
+        domains=["*"],
+        request_body_buffer_limit={"value": _MAX_KEPT},
+        # For the filter `repeats`, which counts them.
+        include_attempt_count_in_response=True,
+    )
     needs: list[Reference] = []
     for service in services:
         needs.append((CLUSTER, service.name))
@@ -101,15 +114,11 @@ def _grpc_retry(retry: RetryPolicy) -> route_components_pb2.RetryPolicy:
 def _routes(cluster: str, method: Method) -> Iterable[route_components_pb2.Route]:
     """The first that matches counts: calls that may be repeated, then all; JSON before gRPC."""
     policy = method.policy
-    if _is_marked(method):
+    if method.is_marked:
         yield _route(cluster, method, [_transcoded(), _present(REPEATABLE)], json=True, repeat=True)
         yield _route(cluster, method, [_present(REPEATABLE)], json=False, repeat=True)
     yield _route(cluster, method, [_transcoded()], json=True, repeat=policy.idempotent)
     yield _route(cluster, method, [], json=False, repeat=policy.idempotent)
-
-
-def _is_marked(method: Method) -> bool:
-    return bool(method.request_id) and not method.streaming and not method.policy.idempotent
 
 
 def _route(cluster: str, method: Method, headers: _Headers, *, json: bool, repeat: bool) -> route_components_pb2.Route:
@@ -117,19 +126,20 @@ def _route(cluster: str, method: Method, headers: _Headers, *, json: bool, repea
     route = route_components_pb2.Route(
         name=method.path,
         match=route_components_pb2.RouteMatch(path=method.path, headers=headers),
-        route=route_components_pb2.RouteAction(cluster=cluster, retry_policy=_retry(policy.retry, repeat)),
+        route=route_components_pb2.RouteAction(
+            cluster=cluster, retry_policy=_retry(policy, repeat=repeat, streaming=method.streaming)
+        ),
         # A long query would be metadata beyond what a gRPC server takes, and is nobody's business there.
         request_headers_to_remove=[REPEATABLE, _ORIGINAL_PATH],
         # The instance gives up when the caller does. A caller's own deadline stays as it is.
         request_headers_to_add=[_header("grpc-timeout", f"{round(policy.timeout * 1000)}m")],
-        typed_per_filter_config=of_method(marked=_is_marked(method)),
+        typed_per_filter_config=of_method(marked=method.is_marked, repeated=method.is_repeated),
     )
     if json:
         route.request_headers_to_add.append(_header(TRANSCODED, "1"))
     route.route.hash_policy.extend(hash_policies(policy.balancer))
     _limit(route.route, policy, json=json, streaming=method.streaming)
-    if repeat and not method.streaming:
-        _hedge(route.route, policy)
+    _hedge(route.route, policy)
     return route
 
 
@@ -147,19 +157,13 @@ def _limit(action: route_components_pb2.RouteAction, policy: MethodPolicy, *, js
         action.idle_timeout.CopyFrom(duration(policy.timeout))
 
 
-def _hedge(action: route_components_pb2.RouteAction, policy: MethodPolicy) -> None:
-    after = max(policy.timeout * _HEDGE_AFTER, _HEDGE_AFTER_AT_LEAST)
-    if after < policy.timeout and policy.retry.max_attempts > 1:
-        action.retry_policy.per_try_timeout.CopyFrom(duration(after))
-        action.hedge_policy.hedge_on_per_try_timeout = True
-
-
-def _retry(retry: RetryPolicy, repeat: bool) -> route_components_pb2.RetryPolicy:
+def _retry(policy: MethodPolicy, *, repeat: bool, streaming: bool) -> route_components_pb2.RetryPolicy:
+    retry = _hedging(policy) if repeat and policy.hedging.max_attempts > 1 else policy.retry
     # Python's gRPC server answers calls it has not yet accepted with CANCELLED when it stops (grpc/grpc #41785).
     again = f"{_UNPROCESSED},reset,cancelled,{_codes(retry)}".rstrip(",") if repeat else _UNPROCESSED
     if retry.max_attempts <= 1:
         return route_components_pb2.RetryPolicy(num_retries={"value": 0})
-    return route_components_pb2.RetryPolicy(
+    message = route_components_pb2.RetryPolicy(
         retry_on=again,
         num_retries={"value": retry.max_attempts - 1},
         retry_back_off=_backoff(retry),
@@ -171,6 +175,29 @@ def _retry(retry: RetryPolicy, repeat: bool) -> route_components_pb2.RetryPolicy
         ],
         host_selection_retry_max_attempts=_PICKS,
     )
+    limit = _attempt_time(policy)
+    if repeat and not streaming and limit < policy.timeout:
+        message.per_try_timeout.CopyFrom(duration(limit))
+    return message
+
+
+def _hedging(policy: MethodPolicy) -> RetryPolicy:
+    """Hedging stands in the place of retries; Envoy pauses before each attempt all the same."""
+    return replace(policy.retry, max_attempts=policy.hedging.max_attempts, codes=policy.hedging.codes)
+
+
+def _attempt_time(policy: MethodPolicy) -> float:
+    """Return the seconds after which an attempt is not waited for alone."""
+    if policy.hedging.max_attempts > 1:
+        return max(policy.hedging.delay, _SHORTEST)
+    return policy.retry.attempt_timeout or max(policy.timeout * _HEDGE_AFTER, _HEDGE_AFTER_AT_LEAST)
+
+
+def _hedge(action: route_components_pb2.RouteAction, policy: MethodPolicy) -> None:
+    """Let an attempt go on beside the next, unless the policy wants it ended."""
+    gives_up = policy.retry.attempt_timeout and policy.hedging.max_attempts <= 1
+    if action.retry_policy.HasField("per_try_timeout") and not gives_up:
+        action.hedge_policy.hedge_on_per_try_timeout = True
 
 
 def _backoff(retry: RetryPolicy) -> route_components_pb2.RetryPolicy.RetryBackOff:
@@ -208,7 +235,7 @@ def _reflection(name: str) -> route_components_pb2.Route:
         name=f"/{name}/",
         match=route_components_pb2.RouteMatch(prefix=f"/{name}/"),
         route=route_components_pb2.RouteAction(cluster=CONTROL_PLANE),
-        typed_per_filter_config=of_method(marked=False),
+        typed_per_filter_config=of_method(marked=False, repeated=False),
     )
     route.route.timeout.CopyFrom(duration(0))
     route.route.max_stream_duration.max_stream_duration.CopyFrom(duration(60))

@@ -35,6 +35,17 @@ class Method:
     policy: MethodPolicy = DEFAULT_POLICY
     request_id: int = 0
 
+    @property
+    def is_marked(self) -> bool:
+        """Whether a call that carries a request_id may be repeated, and another one may not."""
+        return bool(self.request_id) and not self.streaming and not self.policy.idempotent
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether some of its calls are sent again when the first attempt failed."""
+        attempts = max(self.policy.retry.max_attempts, self.policy.hedging.max_attempts)
+        return (self.is_marked or self.policy.idempotent) and attempts > 1
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
