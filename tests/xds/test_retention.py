@@ -104,3 +104,15 @@ def test_ready_ones_always_get_calls_and_a_full_list_never_empties_without_goodb
             parting = {i.id for i in seen.instances if i.state is State.DRAINING}
             assert {i.id for i in before} <= parting
         before = after
+
+
+def test_what_did_not_change_is_the_same_tuple() -> None:
+    kept = Retention()
+    seen = view(one(1), one(2))
+    assert kept.observe(seen) is kept.observe(seen)
+
+
+def test_an_unknown_view_changes_nothing() -> None:
+    kept = Retention()
+    kept.observe(view(one(1), one(2)))
+    assert ids(kept.observe(View(S))) == ["i1", "i2"]

@@ -1,10 +1,17 @@
-"""EDS: the instances of a service as endpoints. One message for Envoy and gRPC alike."""
+"""EDS: the instances of a service as endpoints. One message for Envoy and gRPC alike.
+
+A service has all its endpoints in one resource, so one change among ten thousand makes all of it anew. What an instance
+becomes is therefore kept as bytes, and the message is put together from them by hand: the test beside it holds
+that these are the bytes which protobuf makes.
+"""
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections import defaultdict
 from collections.abc import Iterable
+from operator import attrgetter
 
 from envoy.config.core.v3 import address_pb2, base_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
@@ -12,14 +19,13 @@ from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from mesh.instance import Endpoint, Instance
 from mesh.xds.resources import Resource
 
+# Instances whose bytes are kept. Each costs about 300 bytes; one that is not kept costs 15 µs when it is needed again.
+_KEPT = 65_536
+
 
 def is_numeric(endpoint: Endpoint) -> bool:
     """Return whether the endpoint's host is an IP address: all that EDS allows."""
-    try:
-        ipaddress.ip_address(endpoint.host.strip("[]"))
-    except ValueError:
-        return False
-    return True
+    return _is_address(endpoint.host)
 
 
 def endpoints(service: str, instances: Iterable[Instance]) -> Resource:
@@ -27,35 +33,69 @@ def endpoints(service: str, instances: Iterable[Instance]) -> Resource:
 
     Instances without a numeric address are left out, and so is a second one at the same address, which gRPC refuses.
     """
-    zones: dict[str, dict[Endpoint, Instance]] = defaultdict(dict)
-    seen: set[Endpoint] = set()
-    for instance in sorted(instances, key=lambda i: (i.endpoint, i.id)):
-        if is_numeric(instance.endpoint) and instance.endpoint not in seen:
-            seen.add(instance.endpoint)
-            zones[instance.zone][instance.endpoint] = instance
-    message = endpoint_pb2.ClusterLoadAssignment(
-        cluster_name=service,
-        endpoints=[_locality(zone, list(zones[zone].values())) for zone in sorted(zones)],
-    )
-    return Resource.of(service, message)
+    zones: dict[str, list[Instance]] = defaultdict(list)
+    seen: set[tuple[str, int]] = set()
+    for instance in sorted(instances, key=attrgetter("id")):
+        address = instance.endpoint.host, instance.endpoint.port
+        if address not in seen and _is_address(address[0]):
+            seen.add(address)
+            zones[instance.zone].append(instance)
+    head = endpoint_pb2.ClusterLoadAssignment(cluster_name=service).SerializeToString(deterministic=True)
+    body = head + b"".join(_field(_LOCALITIES, _locality(zone, zones[zone])) for zone in sorted(zones))
+    return Resource(_TYPE_URL, service, body)
 
 
-def _locality(zone: str, instances: list[Instance]) -> endpoint_components_pb2.LocalityLbEndpoints:
-    return endpoint_components_pb2.LocalityLbEndpoints(
-        locality=base_pb2.Locality(zone=zone),
-        lb_endpoints=[_endpoint(i) for i in instances],
+def _locality(zone: str, instances: list[Instance]) -> bytes:
+    start = endpoint_components_pb2.LocalityLbEndpoints(locality=base_pb2.Locality(zone=zone))
+    end = endpoint_components_pb2.LocalityLbEndpoints(
         # gRPC leaves out a locality without a weight (gRFC A27); Envoy does not look at it.
         load_balancing_weight={"value": sum(max(1, i.weight) for i in instances)},
     )
+    parts = [_endpoint(i.endpoint.host, i.endpoint.port, i.weight) for i in instances]
+    return b"".join([start.SerializeToString(deterministic=True), *parts, end.SerializeToString(deterministic=True)])
 
 
-def _endpoint(instance: Instance) -> endpoint_components_pb2.LbEndpoint:
-    address = address_pb2.SocketAddress(address=instance.endpoint.host.strip("[]"), port_value=instance.endpoint.port)
-    return endpoint_components_pb2.LbEndpoint(
+@functools.lru_cache(maxsize=_KEPT)
+def _endpoint(host: str, port: int, weight: int) -> bytes:
+    """Return one instance as a field of its locality."""
+    host = host.strip("[]")
+    address = address_pb2.SocketAddress(address=host, port_value=port)
+    message = endpoint_components_pb2.LbEndpoint(
         endpoint=endpoint_components_pb2.Endpoint(
             address=address_pb2.Address(socket_address=address),
             # Names the peer in TLS: its certificate must carry this address.
-            hostname=instance.endpoint.host.strip("[]"),
+            hostname=host,
         ),
-        load_balancing_weight={"value": max(1, instance.weight)},
+        load_balancing_weight={"value": max(1, weight)},
     )
+    return _field(_ENDPOINTS, message.SerializeToString(deterministic=True))
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _field(number: int, body: bytes) -> bytes:
+    """Return a message as a field of another one: its key, its length, itself.
+
+    https://protobuf.dev/programming-guides/encoding/#length-types
+    """
+    return bytes([number << 3 | 2]) + _varint(len(body)) + body
+
+
+def _varint(number: int) -> bytes:
+    groups = []
+    while number > 127:
+        groups.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*groups, number])
+
+
+_TYPE_URL = "type.googleapis.com/" + endpoint_pb2.ClusterLoadAssignment.DESCRIPTOR.full_name
+_LOCALITIES = endpoint_pb2.ClusterLoadAssignment.DESCRIPTOR.fields_by_name["endpoints"].number
+_ENDPOINTS = endpoint_components_pb2.LocalityLbEndpoints.DESCRIPTOR.fields_by_name["lb_endpoints"].number

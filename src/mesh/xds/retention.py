@@ -18,6 +18,8 @@ class Retention:
     def __init__(self) -> None:
         self._believed: dict[str, Instance] = {}
         self._suspects: dict[str, Instance] = {}
+        self._seen: View | None = None
+        self._result: tuple[Instance, ...] = ()
 
     def __repr__(self) -> str:
         return f"Retention(believed={sorted(self._believed)}, suspects={sorted(self._suspects)})"
@@ -28,23 +30,26 @@ class Retention:
         return tuple(self._suspects.values())
 
     def observe(self, view: View) -> tuple[Instance, ...]:
-        """Return the instances that calls may go to, sorted by id."""
-        if not view.known:
-            return self._result()
-        present = {i.id: i for i in view.instances}
+        """Return the instances that calls may go to, sorted by id; the same tuple while nothing changed."""
+        if not view.known or view is self._seen:
+            return self._result
         ready = {i.id: i for i in view.ready}
+        suspects: dict[str, Instance] = {}
+        if self._suspects or not self._believed.keys() <= ready.keys():
+            suspects = self._doubted(view, ready)
+        self._seen, self._believed, self._suspects = view, ready, suspects
+        both = ready | suspects
+        self._result = tuple(both[key] for key in sorted(both)) if suspects else tuple(ready.values())
+        return self._result
+
+    def _doubted(self, view: View, ready: dict[str, Instance]) -> dict[str, Instance]:
+        """Return who is kept although the view has them no more."""
+        present = {i.id for i in view.instances}
         lost = {key: i for key, i in self._believed.items() if key not in present}
         suspects = {key: i for key, i in self._suspects.items() if key not in present}
         if 2 * len(lost) > len(self._believed) or not ready:
             suspects |= lost
         # An address has one owner: who has it now has it.
-        addresses = {i.endpoint for i in present.values()}
+        addresses = {i.endpoint for i in view.instances} if suspects else set()
         suspects = {key: i for key, i in suspects.items() if i.endpoint not in addresses}
-        if len(ready) >= len(suspects):
-            suspects = {}
-        self._believed, self._suspects = ready, suspects
-        return self._result()
-
-    def _result(self) -> tuple[Instance, ...]:
-        both = self._believed | self._suspects
-        return tuple(both[key] for key in sorted(both))
+        return {} if len(ready) >= len(suspects) else suspects
