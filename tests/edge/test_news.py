@@ -11,21 +11,27 @@ import grpc
 import pytest
 
 from mesh.controlplane import catalog
-from mesh.instance import State
+from mesh.instance import Instance, State
 from mesh.telemetry.metrics import XDS_NACKS
 from mesh.xds.transcoder import transcoder
 from support.front import SERVICE, Front, Tiny, TinyUsers
 from support.http1 import Client
+from support.ports import free_port
 from support.views import instance
 from users.v1 import users_pb2, users_pb2_grpc
 
 _ROUNDS = 9
+ENDPOINTS = f"cluster.{SERVICE}.update_success"
 
 
 async def until(condition, seconds: float = 10.0) -> None:  # type: ignore[no-untyped-def]  # any callable
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+def _nobody(front: Front) -> Instance:
+    return instance(SERVICE, 9, free_port(), contract=front.contract)
 
 
 @pytest.mark.alone
@@ -68,7 +74,10 @@ def test_refused_news_leave_the_last_good_and_are_counted(tmp_path: Path, monkey
                 front.views.set_policy(SERVICE, b'{"timeout": "3s"}')
                 await until(lambda: XDS_NACKS.labels("ECDS")._value.get() == before + 1)
                 assert (await client.ask("GET", "/v1/users")).status == 200
-                await asyncio.sleep(0.3)
+                # Whatever would have been sent again would have come before news that are sent now.
+                told = front.envoy.stats(ENDPOINTS).popitem()[1]
+                front.views.set(SERVICE, *front.instances(), _nobody(front))
+                await until(lambda: front.envoy.stats(ENDPOINTS).popitem()[1] == told + 1)
                 assert XDS_NACKS.labels("ECDS")._value.get() == before + 1
                 pushed = front.envoy.stats("http.edge.rds.front.update_success")
                 assert pushed["http.edge.rds.front.update_success"] == 2

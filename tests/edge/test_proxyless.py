@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mesh.controlplane import ControlPlane
 from mesh.instance import Instance
-from mesh.telemetry.metrics import XDS_NACKS
+from mesh.telemetry.metrics import XDS_NACKS, XDS_STREAMS
 from support.front import SERVICE, Tiny
 from support.views import Views, instance
 
@@ -71,6 +71,14 @@ async def finish(process: asyncio.subprocess.Process) -> tuple[int, int, str]:
     return calls, failed, err.decode()
 
 
+async def gain(*instances: Tiny) -> None:
+    """Wait until each of them has had so many calls more that one with a share would have had some of them, too."""
+    before = [tiny.servicer.calls for tiny in instances]
+    async with asyncio.timeout(20):
+        while not all(tiny.servicer.calls >= then + 20 for tiny, then in zip(instances, before, strict=True)):
+            await asyncio.sleep(0.02)
+
+
 def refusals() -> float:
     return sum(XDS_NACKS.labels(kind)._value.get() for kind in ("LDS", "RDS", "CDS", "EDS"))
 
@@ -94,9 +102,11 @@ def test_proxyless_client_follows_the_registry_without_a_failed_call(tmp_path: P
                     while not all(tiny.servicer.calls > 20 for tiny in (one, two, three)):
                         await asyncio.sleep(0.02)
                 views.set(SERVICE, at(2, two), at(3, three))
-                await asyncio.sleep(0.5)
-                settled = one.servicer.calls
-                await asyncio.sleep(0.3)
+                settled = -1
+                while settled != one.servicer.calls:
+                    settled = one.servicer.calls
+                    await gain(two, three)
+                await gain(two, three)
                 assert one.servicer.calls == settled
                 calls, failed, told = await finish(process)
             finally:
@@ -120,9 +130,12 @@ def test_proxyless_client_keeps_calling_while_the_control_plane_is_away(tmp_path
                 address = str(plane.endpoint)
                 process = await client(tmp_path, plane)
                 assert await line(process) == "ready"
-            await asyncio.sleep(0.5)
+            await gain(one)
             async with ControlPlane(views, address):
-                await asyncio.sleep(0.5)
+                async with asyncio.timeout(20):  # its client asks again after a second or more
+                    while XDS_STREAMS.labels("grpc")._value.get() == 0:
+                        await asyncio.sleep(0.02)
+                await gain(one)
                 calls, failed, told = await finish(process)
             assert calls > 60
             assert failed == 0, told
