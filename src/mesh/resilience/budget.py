@@ -9,13 +9,13 @@ window long (τ). What may be spent is
 
     4/5 · share · (calls − failures) − extra attempts
 
-A calm client at R calls a second has 4/5 · share · R · τ saved, which a burst of failures may spend at once: the calls of
-a second at an instance that died. Together with what comes in this is below share · R · window in any window. A call that
-failed earns nothing, so where every call fails next to nothing is spent: retries do not help there.
+A calm client at R calls a second has 4/5 · share · R · τ saved, which a burst of failures may spend at once: the calls
+of a second at an instance that died. Together with what comes in this is below share · R · window in any window. A
+call that failed earns nothing, so where every call fails next to nothing is spent: retries do not help there.
 
-Beside it stands a purse for those who call rarely: half of `per_second` · `window` is saved, the other half comes in over
-the window. Who pays from one pays from both, so they do not add up. Hedges are a luxury and retries a need: hedges
-leave them a part.
+Beside it stands a purse for those who call rarely: three quarters of `per_second` · `window` are saved, the last one
+comes in over the window. Who pays from one pays from both, so they do not add up. Hedges are a luxury and retries a
+need: hedges leave them a part.
 
 Prior art: Finagle's RetryBudget (20 % + 10/s, deposits live 10 s). There ten a second come on top at any rate, and
 what ten seconds saved may be spent in one: with everything down it made 1.4 × the calls at 100 a second, and went on
@@ -36,24 +36,24 @@ class Budget:
     """Counts calls and the extra attempts made for them. Not locked: one loop, or one lock, owns it."""
 
     __slots__ = (
-        "_asked", "_calls", "_edge", "_extras", "_fresh", "_income", "_life", "_purse", "_purse_size", "_share", "_slice",
+        "_asked", "_calls", "_edge", "_extras", "_fresh", "_income", "_life", "_purse", "_purse_size", "_share",
+        "_slice",
     )  # fmt: skip
 
     def __init__(self, policy: BudgetPolicy, now: float) -> None:
         self._slice = policy.window / _SLICES
         self._life = policy.window / 3 - self._slice  # slices make a memory longer, by up to one of them
         self._share = policy.share * 0.8
-        self._purse = self._purse_size = policy.per_second * policy.window / 2
-        self._income = policy.per_second / 2
+        self._purse = self._purse_size = policy.per_second * policy.window * 0.75
+        self._income = policy.per_second * 0.25
         self._calls = self._asked = self._extras = 0.0
         self._fresh = 0
         """Calls of the present slice, which ends at `_edge`."""
         self._edge = now + self._slice
 
     def __repr__(self) -> str:
-        counted = (
-            f"{self._calls + self._fresh:.1f} calls, {self._asked:.1f} failures, {self._extras:.1f} extra attempts"
-        )
+        calls = self._calls + self._fresh
+        counted = f"{calls:.1f} calls, {self._asked:.1f} failures, {self._extras:.1f} extra attempts"
         return f"Budget({counted}, {self._purse:.1f} in the purse)"
 
     def deposit(self, now: float) -> None:
