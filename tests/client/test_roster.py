@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from mesh.client.roster import Roster, Slot
 from mesh.instance import Endpoint, Instance, State, View
-from mesh.policy import BreakerPolicy
+from mesh.policy import BreakerMode, BreakerPolicy
+from mesh.resilience.breaker import BreakerState
 from mesh.resilience.outcome import Outcome
 
 SERVICE = "t.Test"
@@ -128,6 +129,48 @@ def test_a_broken_breaker_is_probed_as_soon_as_a_new_connection_stands() -> None
     roster.connection_changed(bad, 0.0, connected=False)
     roster.connection_changed(bad, 0.0, connected=True)
     assert any(picked[0] is bad for _ in range(30) if (picked := roster.pick(1.0)))
+
+
+def test_a_connection_that_comes_back_again_and_again_is_probed_later_each_time() -> None:
+    roster = roster_of(*(instance(n) for n in range(3)))
+    bad = roster.slots[1]
+
+    def picked(now: float) -> bool:
+        return any(picked[0] is bad for _ in range(9) if (picked := roster.pick(now)))
+
+    eject(bad)
+    for times, now in ((1, 10.0), (2, 20.0), (3, 30.0)):
+        roster.connection_changed(bad, now, connected=False)
+        roster.connection_changed(bad, now, connected=True)
+        assert picked(now + times - 1)
+        assert times == 1 or bad.breaker.state is BreakerState.HALF_OPEN
+        bad.breaker._record_probe(Outcome.FAILURE, now, 0.5, 0.0, None)
+        roster.connection_changed(bad, now, connected=False)
+        roster.connection_changed(bad, now, connected=True)
+        assert not picked(now + times - 0.01)
+
+
+def test_endpoints_that_are_connected_and_ready_are_compared() -> None:
+    roster = roster_of(*(instance(n) for n in range(4)), instance(4, State.DRAINING))
+    first = roster.slots[0]
+    assert roster._peers._members == [slot.breaker for slot in roster.slots[:4]]
+    roster.connection_changed(first, 0.0, connected=False)
+    assert not roster._peers.may_eject(first.breaker)
+
+
+def test_another_policy_reaches_breakers_that_stand_and_those_to_come() -> None:
+    roster = roster_of(instance(1), instance(2))
+    forced = BreakerPolicy(mode=BreakerMode.FORCED_OPEN)
+    assert roster.apply(forced, 1.0)
+    assert not roster.apply(forced, 1.0)
+    assert roster.is_forced_open
+    roster.update(View.of(SERVICE, [instance(n) for n in (1, 2, 3)]))
+    roster.connection_changed(roster.slots[2], 1.0, connected=True)
+    # No panic: it is meant so.
+    assert roster.pick(1.0) is None
+    assert roster.pick(1.0, roster.slots) is None
+    assert roster.apply(BreakerPolicy(), 1.0)
+    assert {picked[0].name for _ in range(9) if (picked := roster.pick(1.0))} == {s.name for s in roster.slots}
 
 
 def test_with_more_than_half_ejected_everybody_is_picked() -> None:

@@ -73,6 +73,16 @@ def test_one_slow_host_is_left_alone_by_its_load_at_once_and_by_a_breaker_after_
         assert report.phase("after").success_rate > 0.999
 
 
+def test_a_grey_host_is_left_by_round_robin_because_the_others_are_quick():
+    found = reports("grey-host")
+    during = {name: report.phase("during") for name, report in found.items()}
+    healthy = found["as it is"].phase("before").p99
+    assert during["as it is"].p99 <= 2 * healthy
+    assert during["least loaded, not compared"].p99 <= 2 * healthy
+    assert during["not compared with the others"].p99 > 50 * healthy
+    assert all(phase.success_rate > 0.999 for phase in during.values())
+
+
 def test_servers_with_a_limit_answer_what_they_can_under_three_times_that_load():
     limited, open_to_all = (reports("overload")[name] for name in ("adaptive limit", "no limit"))
     during, capacity = limited.phase("during"), limited.scenario.servers.capacity
@@ -95,6 +105,7 @@ def test_a_rolling_restart_that_says_goodbye_fails_no_call_and_one_that_does_not
 
 def test_every_example_says_what_it_is_about():
     files = sorted(FOLDER.glob("*.yaml"))
-    assert {f.stem for f in files} == {"one-slow-host", "outage", "overload", "retry-storm", "rolling-restart"}
+    names = {"grey-host", "one-slow-host", "outage", "overload", "retry-storm", "rolling-restart"}
+    assert {f.stem for f in files} == names
     for file in files:
         assert all(s.about for s in read_scenarios(yaml.safe_load(file.read_text())))
