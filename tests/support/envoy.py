@@ -26,13 +26,22 @@ _FLAGS = "--concurrency 1 --disable-hot-restart --log-level warning --file-flush
 
 
 class Envoy:
-    """Envoy in front of a control plane. `with` starts and stops it; `log` and `access_log` read what it wrote."""
+    """Envoy in front of a control plane. `with` starts and stops it; `log` and `access_log` read what it wrote.
+
+    edge: where it listens, if that is not to be a port of its own.
+    """
 
     def __init__(
-        self, folder: Path, control_plane: Endpoint, *, tls: TLSFiles | None = None, name: str = "front"
+        self,
+        folder: Path,
+        control_plane: Endpoint,
+        *,
+        tls: TLSFiles | None = None,
+        name: str = "front",
+        edge: Endpoint | None = None,
     ) -> None:
-        edge, admin = free_ports(2)
-        self.edge = Endpoint("127.0.0.1", edge)
+        port, admin = free_ports(2)
+        self.edge = edge or Endpoint("127.0.0.1", port)
         self.admin = Endpoint("127.0.0.1", admin)
         self.name = name
         self._folder = folder
@@ -76,9 +85,10 @@ class Envoy:
             time.sleep(0.02)
         raise AssertionError(f"Envoy is not ready after {seconds} s:\n{self.log()[-4000:]}")
 
-    def get(self, path: str) -> str:
+    def get(self, path: str, verb: str = "GET") -> str:
         """Read a page of the admin interface."""
-        with urllib.request.urlopen(f"http://{self.admin}{path}", timeout=5) as answer:
+        page = urllib.request.Request(f"http://{self.admin}{path}", method=verb)
+        with urllib.request.urlopen(page, timeout=5) as answer:
             text: str = answer.read().decode()
         return text
 
