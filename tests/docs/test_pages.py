@@ -22,7 +22,7 @@ from mesh.cli.gen import includes
 from mesh.contract.policies import policies_of_set
 from mesh.controlplane import ControlPlane
 from mesh.instance import Endpoint
-from mesh.policy import Balancer
+from mesh.policy import Balancer, BreakerMode
 from mesh.telemetry import logs
 from support.etcd import Etcd
 from support.front import SERVICE, Tiny
@@ -41,6 +41,10 @@ ELSEWHERE = {
     "make drills": "tests/drills/test_short.py",
     "make drills FAULT=hung": "tests/drills/test_short.py",
     "make soak": "tests/drills/test_short.py",
+    "make bench": "tests/benchmarks/test_bench.py",
+    "make bench ROW=client": "tests/benchmarks/test_bench.py",
+    "make bench-quick": "tests/benchmarks/test_bench.py",
+    "python -m bench --list": "tests/benchmarks/test_bench.py",
 }
 
 
@@ -88,6 +92,8 @@ def test_an_operators_override_reaches_clients_as_written(etcd: Etcd, tmp_path: 
     put, delete = (shlex.split(command.replace("mesh/", f"{tmp_path.name}/")) for command in commands("policies.md"))
     [hinted] = re.findall(r"`(etcdctl put mesh/[^`]*)`", (DOCS / "balancing.md").read_text())
     balanced = shlex.split(hinted.replace("mesh/", f"{tmp_path.name}/"))
+    [hinted] = re.findall(r"`(etcdctl put mesh/[^`]*)`", (DOCS / "resilience.md").read_text())
+    watched = shlex.split(hinted.replace("mesh/", f"{tmp_path.name}/"))
     settings = mesh.Settings(etcd=(Endpoint.parse(etcd.endpoint),), prefix=tmp_path.name)
 
     async def story() -> None:
@@ -101,6 +107,8 @@ def test_an_operators_override_reaches_clients_as_written(etcd: Etcd, tmp_path: 
             await until(lambda: (policy().timeout, policy().retry.max_attempts) == (2.0, 2))
             await asyncio.to_thread(etcd.ctl, *balanced[1:])
             await until(lambda: policy().balancer.kind is Balancer.LEAST_LOADED)
+            await asyncio.to_thread(etcd.ctl, *watched[1:])
+            await until(lambda: policy().breaker.mode is BreakerMode.METRICS_ONLY)
             await asyncio.to_thread(etcd.ctl, *delete[1:])
             await until(lambda: policy() == before)
 
