@@ -7,7 +7,7 @@ GRPCURL := github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MACHINES := tests/words tests/resilience tests/balancing tests/xds tests/contract/test_descriptors.py tests/contract/test_policies.py
 .DEFAULT_GOAL := help
-.PHONY: help up install install-dev gen gen-check proto-lint proto-baseline lint types floors check tools test coverage drills soak clean
+.PHONY: help up install install-dev gen gen-check proto-lint proto-baseline lint types floors check tools test coverage drills soak bench bench-quick clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{sub(/:.*/, "", $$1); printf "  %-15s %s\n", $$1, $$2}'
@@ -84,6 +84,12 @@ drills: $(VENV)/.dev  ## Try every fault under load and write docs/drills.md; FA
 
 soak: $(VENV)/.dev  ## An hour under load with a random fault a minute; SOAK="--minutes 10 --seed 7"
 	@PYTHONPATH=tests $(BIN)/python -m drills --soak $(SOAK)
+
+bench: $(VENV)/.dev  ## Measure beside rivals, some 20 minutes, and write docs/benchmarks.md; ROW="client edge" for some
+	@$(BIN)/python -m bench $(ROW) $(ARGS)
+
+bench-quick: $(VENV)/.dev  ## Fail if a ratio is worse than the committed one, under two minutes
+	@$(BIN)/python -m bench --quick $(ROW) $(ARGS)
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) .tools .mesh .gen-check dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -7,6 +7,7 @@ of whatever else it does.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -29,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(argv)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    # etcd, Envoy and others come with the packages, beside the Python that runs this.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     measurements = row.load(given.rows)
     if given.list:
         print(paper.listing([spec for m in measurements for spec in m.specs]))
@@ -75,6 +78,7 @@ def _is_asked(measurement: Measurement, names: Sequence[str]) -> bool:
 
 def _run(chosen: Sequence[Measurement], given: argparse.Namespace) -> int:
     session = paper.Session(f"{datetime.now(UTC):%Y-%m-%dT%H%MZ}", machine.facts(), machine.versions())
+    session.judged = given.scale == 1.0
     with Site(quick=given.quick, scale=given.scale, tell=lambda text: print(text, flush=True)) as site:
         site.label = "machine"
         session.busy = round(machine.busy())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from bench import ROOT
 from bench.measure import CONTROL, Finding
-from bench.page import page
+from bench.page import amount, page, verdict
 from bench.row import ORDER, Spec, record
 
 DOCS, RESULTS = ROOT / "docs", ROOT / "bench" / "results"
@@ -30,11 +29,13 @@ class Session:
     rows: list[Row] = field(default_factory=list)
     samples: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     broken: bool = False
+    judged: bool = True
+    """Whether the controls mean anything: not in the tiny runs of the harness's own test."""
 
     @property
     def is_void(self) -> bool:
         """Whether the controls say that no figure is to be believed."""
-        return any(not CONTROL[0] <= control <= CONTROL[1] for control in self.controls)
+        return self.judged and any(not CONTROL[0] <= control <= CONTROL[1] for control in self.controls)
 
     def add(self, spec: Spec, found: Finding) -> None:
         """Take over a finding."""
@@ -74,19 +75,28 @@ def write(session: Session, out: Path | None = None) -> None:
     (results / f"{session.name}.json").write_text(_compact(session.to_json()))
     if session.is_void:
         return
-    new = {row["row"]: row for row in session.rows}
-    kept = [row for row in read(out) if row["row"] not in new]
-    rows = sorted([*kept, *new.values()], key=_place)
+    rows = merged(read(out), session.rows)
     text = "[\n" + ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in rows) + "\n]\n"
     ((out or DOCS) / "benchmarks.json").write_text(text)
     write_page(out)
 
 
+def merged(before: Sequence[Row], measured: Sequence[Row]) -> list[Row]:
+    """Return the rows of the last run, and of those before it what it did not measure."""
+    new = {row["row"]: row for row in measured}
+    return sorted([*(row for row in before if row["row"] not in new), *new.values()], key=_place)
+
+
 def write_page(out: Path | None = None) -> None:
     """Make the page from the JSON."""
+    ((out or DOCS) / "benchmarks.md").write_text(made(out))
+
+
+def made(out: Path | None = None) -> str:
+    """Return the page."""
     rows = read(out)
     sessions = {row["session"]: _session(row["session"], out) for row in rows}
-    ((out or DOCS) / "benchmarks.md").write_text(page(rows, [s for s in sessions.values() if s]))
+    return page(rows, [s for s in sessions.values() if s])
 
 
 def _session(name: str, out: Path | None) -> dict[str, Any] | None:
@@ -126,31 +136,6 @@ def line(row: Row) -> str:
     if row["goal"] is not None:
         told += f", goal {'≤' if row['better'] == 'lower' else '≥'} {row['goal']:g}: {verdict(row)}"
     return told + (f", A/A {row['control']:.3f}" if row.get("control") else "")
-
-
-def verdict(row: Row) -> str:
-    """Return whether a row's goal is met, in a word or two."""
-    if row.get("skipped"):
-        return "skipped"
-    if row.get("void"):
-        return "void"
-    if row["met"] is None:
-        return "–"
-    value = row["ratio"] if row["ratio"] is not None else row["ours"]
-    bound = row["moonshot"]
-    if row["met"] and bound is not None and (value <= bound if row["better"] == "lower" else value >= bound):
-        return "yes, moonshot"
-    return "yes" if row["met"] else "**no**"
-
-
-def amount(value: float | None) -> str:
-    """Return a figure with three digits that count."""
-    if value is None:
-        return "–"
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    digits = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{min(digits, 4)}f}"
 
 
 def table(rows: Sequence[Row]) -> str:

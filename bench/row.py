@@ -46,6 +46,8 @@ class Spec:
     """Whether `--quick` measures it too."""
     noise: float = 0.05
     """What a rerun of the very same code may differ by, as a share of the ratio."""
+    limit: str = ""
+    """What stands in the way, with its evidence; told where the goal is not met."""
 
     @property
     def command(self) -> str:
@@ -141,6 +143,7 @@ def record(spec: Spec, found: Finding | None, *, session: str, skipped: str = ""
         row |= {"spread": [_short(value) for value in found.spread]} if found.spread else {}
         row |= {"notes": found.notes} if found.notes else {}
         row |= {"void": True} if found.is_void else {}
+        row |= {"limit": spec.limit} if spec.limit and row["met"] is False else {}
     return row
 
 

@@ -10,6 +10,10 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+import grpc
+
+import mesh
+from bench import openloop
 from bench.arms.client import Arms
 from bench.measure import Arm
 from mesh.balancing.making import picker_for
@@ -26,6 +30,7 @@ from mesh.settings import Settings
 FEW, MANY = 3, 1000
 SERVICE = "bench.v1.Fleet"
 _PREFIX = "bench"
+_SLOW = 0.5
 
 
 def fleet(size: int) -> list[Instance]:
@@ -86,6 +91,46 @@ async def picks(job: Mapping[str, Any]) -> AsyncIterator[Arms]:
     kind = Balancer(job["balancer"])
     few, many = (_turns(size) if kind is Balancer.ROUND_ROBIN else _balanced(kind, size) for size in (FEW, MANY))
     yield Arm(few), {"many": Arm(many)}
+
+
+class _Host:
+    """A server's mood, and its calls."""
+
+    def __init__(self) -> None:
+        self.slow, self.calls = False, 0
+
+    async def start(self) -> tuple[grpc.aio.Server, str]:
+        """Serve."""
+
+        async def answer(request: bytes, context: Any) -> bytes:
+            self.calls += 1
+            await asyncio.sleep(_SLOW if self.slow else 0)
+            return request
+
+        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        method: dict[str, Any] = {"Call": grpc.unary_unary_rpc_method_handler(answer)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, method),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        return server, f"127.0.0.1:{port}"
+
+
+async def slow_host(job: Mapping[str, Any]) -> dict[str, float]:
+    """Call three hosts, one of which begins to be slow, at a steady rate; tell how many calls met it."""
+    hosts = [_Host() for _ in range(3)]
+    servers = [await host.start() for host in hosts]
+    addresses, kind = [address for _, address in servers], Balancer(job["balancer"])
+    async with mesh.connect(SERVICE, endpoints=addresses, balancer=kind) as channel:
+        call = channel.unary_unary(f"/{SERVICE}/Call")
+        for _ in range(300):
+            await call(b"x", timeout=5)
+        hosts[1].slow, hosts[1].calls = True, 0
+        arms = {"mesh": lambda: call(b"x", timeout=5)}
+        found = await openloop.drive(arms, rate=job["rate"], seconds=job["seconds"], warm=0)
+    for server, _ in servers:
+        await server.stop(0)
+    facts = found["mesh"].facts()
+    return {"met_percent": 100 * hosts[1].calls / facts["calls"], "p99_ms": facts["p99_ms"]}
 
 
 async def follow(etcd: str, size: int) -> None:

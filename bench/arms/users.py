@@ -14,6 +14,7 @@ from typing import Any
 from bench.arms.client import Arms
 from bench.measure import Arm
 from users.v1.users_pb2 import User
+from usersvc import sql
 from usersvc.database import open_store
 from usersvc.sqlite import SqliteStore
 from usersvc.store import UserStore
@@ -50,6 +51,25 @@ def creates(store: UserStore, at_once: int = AT_ONCE) -> Callable[[int], Any]:
         await asyncio.gather(*(some() for _ in range(at_once)))
 
     return run
+
+
+@asynccontextmanager
+async def reads(job: Mapping[str, Any]) -> AsyncIterator[Arms]:
+    """A warm point read by a thread, and right in the loop."""
+    with tempfile.TemporaryDirectory(dir=job["folder"]) as home:
+        store = await SqliteStore.open(Path(home, "users.db"))
+        await store.write(Create(User(id="ada", name="Ada", email="ada@example.org")))
+
+        async def by_thread(calls: int) -> None:
+            for _ in range(calls):
+                await store._read(lambda c: c.execute(sql.GET, ("ada",)).fetchall(), near=False)
+
+        async def in_loop(calls: int) -> None:
+            for _ in range(calls):
+                await store.get("ada")
+
+        yield Arm(by_thread), {"mesh": Arm(in_loop)}
+        await store.close()
 
 
 @asynccontextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bench.measure import Finding, alone
+from bench import openloop
+from bench.measure import Finding, alone, compare
 from bench.row import Spec, measures
 from bench.site import Site
 from mesh.policy import Balancer
@@ -39,6 +40,29 @@ def weighted(site: Site) -> Finding:
 def hashed(site: Site) -> Finding:
     """A consistent hash: a search in a sorted ring."""
     return _picks(site, Balancer.CONSISTENT_HASH)
+
+
+@measures(
+    Spec(
+        "pick.slow-host",
+        "calls that meet one of three instances after it begins to take half a second: KIND_LEAST_LOADED",
+        "in turns",
+    )
+)
+def slow_host(site: Site) -> Finding:
+    """What a balancer buys, at 200 calls a second that wait for no answer."""
+    seconds = 10 * min(1.0, site.scale)
+    shares: dict[Balancer, list[float]] = {}
+    facts = {}
+    for number in range(2 if site.scale == 1.0 else 1):
+        for kind in (Balancer.ROUND_ROBIN, Balancer.LEAST_LOADED):
+            job = {"balancer": kind.value, "seconds": seconds, "rate": 200}
+            told = site.child({"call": "bench.arms.picking:slow_host", "job": job}, name=f"{kind.value}-{number}")
+            shares.setdefault(kind, []).append(told["met_percent"])
+            facts[f"p99_ms_{kind.value.lower()}"] = told["p99_ms"]
+    found = compare(shares[Balancer.LEAST_LOADED], shares[Balancer.ROUND_ROBIN], unit="% of calls")
+    found.facts = facts | {"tool": openloop.TOOL}
+    return found
 
 
 @measures(Spec("pick.change", "a resolver that follows 10,000 instances in etcd, CPU of one change", goal=1.0))

@@ -31,6 +31,12 @@ def get_postgres(site: Site) -> Finding:
         return driven(site, "mesh", "users", postgres.make())
 
 
+@measures(Spec("users.read", "a warm point read of SQLite in the event loop", "the same by a thread"))
+def read(site: Site) -> Finding:
+    """Where reads run, and why."""
+    return site.compare("bench.arms.users:reads", {"folder": str(site.folder)}, calls=1000).compared("mesh")
+
+
 @measures(
     Spec(
         "users.create",

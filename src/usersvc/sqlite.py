@@ -1,8 +1,8 @@
 """Users in a SQLite file: one machine, any number of processes, nothing to start.
 
 Writes go through `usersvc.sqlite_writer`. Small reads run right in the event loop: a warm point read costs 10 µs of
-CPU, by a thread 100 (bench/user_store.py). In WAL mode readers wait for nobody; in the rare moment when one would
-have to (a recovery after a crash), the read is moved to a thread that waits.
+CPU, by a thread 80 to 100 (`python -m bench users.read`). In WAL mode readers wait for nobody; in the rare moment when
+one would have to (a recovery after a crash), the read is moved to a thread that waits.
 
 What SQLite cannot do: take its lock from a process that was stopped (SIGSTOP) within the millisecond or two of a
 transaction. Until it goes on or is killed, others can read but not write. PostgreSQL gets over it in two seconds.

@@ -1,7 +1,7 @@
 """The calls in hand: who is being answered, which deadlines pass, and how all are let go.
 
 One timer serves all deadlines. It is set for the earliest when it is set at all, and most calls end long before, so a
-call costs a set entry and a comparison where a timer of its own would cost 4 % of the call (bench/server_cost.py).
+call costs a set entry and a comparison where a timer of its own would cost 4 % of the call (python -m bench server).
 """
 
 from __future__ import annotations

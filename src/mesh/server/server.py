@@ -111,7 +111,7 @@ class Server:
         tls = self._settings.tls
         credentials = server_credentials(tls, clock=self._clock) if tls is not None else None
         self._server = server = grpc.aio.server(options=server_options())
-        # By name only. Registered with grpc method by method, calls cost 4 % more here (bench/server_cost.py).
+        # By name only. Registered with grpc method by method, calls cost 4 % more here (python -m bench server).
         server.add_generic_rpc_handlers((self._router,))
         try:
             bound = bind(server, self._settings.listen, credentials)

@@ -1,0 +1,137 @@
+"""The bench itself, in a form so small that its figures mean nothing: it runs, it writes what it says, it ends."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from bench import paper, row
+
+ROOT = Path(__file__).parents[2]
+KEYS = {"row", "ours", "baseline", "ratio", "low", "high", "goal", "moonshot", "met", "command"}
+
+
+def bench(*args: str, timeout: float = 100) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench", *args]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def check_shape(found: dict[str, Any]) -> None:
+    assert found.keys() >= KEYS, found
+    assert found["command"] == f"python -m bench {found['row']}"
+    for key in ("ours", "baseline", "ratio", "low", "high", "goal", "moonshot"):
+        assert found[key] is None or (isinstance(found[key], int | float) and math.isfinite(found[key])), found
+    assert found["met"] in (True, False, None)
+    if found.get("skipped"):
+        assert found["ours"] is None
+    elif found["ratio"] is not None:
+        assert found["low"] <= found["ratio"] <= found["high"], found
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ["client.one", "client.blocking", "client.stream-stream", "client.alone"],
+        ["server", "users.get", "users.create", "users.read"],
+        ["pick"],
+        ["startup"],
+    ],
+    ids=lambda rows: rows[0],
+)
+def test_rows_are_measured_and_written(rows: list[str], tmp_path: Path) -> None:
+    done = bench(*rows, "--scale", "0.02", "--out", str(tmp_path))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    written = json.loads((tmp_path / "benchmarks.json").read_text())
+    names = [spec.name for m in row.load() for spec in m.specs]
+    assert {r["row"] for r in written} == {n for n in names if n in rows or n.partition(".")[0] in rows}
+    for found in written:
+        check_shape(found)
+        assert not found.get("skipped"), found
+        assert f"`{found['command']}`" in (tmp_path / "benchmarks.md").read_text()
+    (session,) = tmp_path.glob("2*.json")
+    kept = json.loads(session.read_text())
+    assert kept["samples"].keys() == {r["row"] for r in written}
+    assert {"cores", "memory_gb"} <= kept["machine"].keys()
+    assert {"python", "grpcio"} <= kept["versions"].keys()
+
+
+def test_rows_measured_again_replace_their_own_lines_and_leave_the_others(tmp_path: Path) -> None:
+    before = [{**dict.fromkeys(KEYS), "row": name, "session": "before"} for name in ("edge.get", "startup.size")]
+    (tmp_path / "benchmarks.json").write_text(json.dumps(before))
+    session = paper.Session("now", {"cores": 2, "memory_gb": 4, "system": "Linux"}, {"python": "3"}, controls=[1.0])
+    session.skip([row.Spec("startup.size", "ours")], "a test")
+
+    rows = paper.read(tmp_path)
+    kept = paper.merged(rows, session.rows)
+
+    assert [(r["row"], r["session"]) for r in kept] == [("edge.get", "before"), ("startup.size", "now")]
+
+
+def test_a_void_run_says_so_and_replaces_nothing(tmp_path: Path) -> None:
+    session = paper.Session("now", {}, {}, controls=[1.0, 1.04])
+    session.skip([row.Spec("startup.size", "ours")], "a test")
+
+    paper.write(session, tmp_path)
+
+    assert json.loads((tmp_path / "now.json").read_text())["void"] is True
+    assert not (tmp_path / "benchmarks.json").exists()
+
+
+def test_ctrl_c_ends_the_bench_and_all_that_it_started() -> None:
+    command = [sys.executable, "-m", "bench", "client.one", "--dry"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        children: list[psutil.Process] = []
+        while not children:
+            children = psutil.Process(process.pid).children(recursive=True)
+        os.kill(process.pid, signal.SIGINT)
+        _, told = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in told
+    assert "nothing was written" in told
+    assert not [child for child in children if child.is_running()]
+
+
+def test_a_row_that_is_none_is_refused_with_a_sentence() -> None:
+    done = bench("clent")
+
+    assert done.returncode == 2
+    assert done.stderr == "no such row: clent. `python -m bench --list` has them.\n"
+
+
+def test_every_row_has_a_name_of_its_own_in_the_module_that_declares_it() -> None:
+    specs = [spec for m in row.load() for spec in m.specs]
+
+    assert len({spec.name for spec in specs}) == len(specs)
+    for spec in specs:
+        assert re.fullmatch(r"[a-z]+\.[a-z0-9-]+", spec.name), spec.name
+        assert (ROOT / "bench" / "rows" / f"{spec.name.partition('.')[0]}.py").exists()
+
+
+def test_the_committed_rows_have_the_shape_that_is_promised_and_the_page_is_made_of_them() -> None:
+    committed = paper.read()
+    known = {spec.name for m in row.load() for spec in m.specs}
+
+    assert committed
+    for found in committed:
+        check_shape(found)
+        assert found["row"] in known
+        assert (paper.RESULTS / f"{found['session']}.json").exists()
+    assert (paper.DOCS / "benchmarks.md").read_text() == paper.made()
+
+
+def test_what_is_committed_names_no_machine_and_no_path() -> None:
+    for path in [paper.DOCS / "benchmarks.json", paper.DOCS / "benchmarks.md", *paper.RESULTS.glob("*.json")]:
+        assert not re.search(r"/home/|/root|/tmp|/Users/|hostname", path.read_text()), path
