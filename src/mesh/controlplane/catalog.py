@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from operator import attrgetter
 
 from mesh.contract.descriptors import is_plumbing
 from mesh.controlplane import contracts, scripts
@@ -28,8 +29,10 @@ _log = logging.getLogger("mesh.controlplane")
 # Static clusters of front.yaml.
 GIVEN = frozenset({(CLUSTER, CONTROL_PLANE)})
 
+# Kinds of clients whose resources are kept.
+_KINDS = 64
+
 # Builders are pure: what did not change is not built again.
-_endpoints = functools.lru_cache(maxsize=8192)(endpoints)
 _cluster_for_envoy = functools.lru_cache(maxsize=8192)(cluster_for_envoy)
 _cluster_for_grpc = functools.lru_cache(maxsize=8192)(cluster_for_grpc)
 _listener_for_grpc = functools.lru_cache(maxsize=8192)(listener_for_grpc)
@@ -46,16 +49,20 @@ class Catalog:
     """What is known. `observe_…` take news in; `wanted` says which contracts to fetch; `snapshot` builds.
 
     A service once seen stays known, without instances, until the process ends: its callers get 503 and not 404.
+
+    One instance that comes or goes is the usual news, so whatever does not follow from it is kept: `_crews` what is
+    known of each service's instances, `_standing` the resources of each kind of client that no instance changes, with
+    what they were made of.
     """
 
     def __init__(self, *, reflection: bool = True) -> None:
         self._reflection = reflection
         self._retention: dict[str, Retention] = {}
-        self._instances: dict[str, tuple[Instance, ...]] = {}
+        self._crews: dict[str, _Crew] = {}
         self._contracts: dict[str, bytes] = {}
         self._chosen: dict[str, str] = {}
         self._policies: Mapping[str, bytes] = {}
-        self._refused: frozenset[str] = frozenset()
+        self._standing: dict[tuple[Audience, str], tuple[object, tuple[Resource, ...]]] = {}
         self.known = False
 
     def observe_views(self, views: Mapping[str, View]) -> None:
@@ -63,11 +70,11 @@ class Catalog:
         if not all(view.known for view in views.values()):
             return
         self.known = True
-        for name in sorted(self._instances.keys() | views.keys()):
+        for name in sorted(self._crews.keys() | views.keys()):
             if is_plumbing(name):
                 continue
             retention = self._retention.setdefault(name, Retention())
-            self._instances[name] = retention.observe(views.get(name, View.of(name, ())))
+            self._take(name, retention.observe(views.get(name, View.of(name, ()))))
             if retention.suspects:
                 _log.warning(
                     "%s lost %d instances at once without a goodbye; they are kept until news tells more",
@@ -75,7 +82,6 @@ class Catalog:
                     len(retention.suspects),
                     extra={"event.action": "instances-kept", "service.name": name},
                 )
-        self._warn_of_names()
 
     def observe_policies(self, policies: Mapping[str, bytes]) -> None:
         """Take the operators' overrides, by service."""
@@ -88,40 +94,65 @@ class Catalog:
     @property
     def wanted(self) -> frozenset[str]:
         """Digests that instances name and that were not fetched yet."""
-        named = {i.contract for instances in self._instances.values() for i in instances if i.contract}
+        named = {digest for crew in self._crews.values() for digest in crew.contracts if digest}
         return frozenset(named - self._contracts.keys())
 
     def services(self) -> tuple[Service, ...]:
         """Return every service, sorted by name."""
         return tuple(
-            Service(name, instances, self._methods_of(name, instances))
-            for name, instances in sorted(self._instances.items())
+            Service(name, crew.instances, self._methods_of(name, crew)) for name, crew in sorted(self._crews.items())
         )
 
     def merged(self) -> contracts.Merged:
         """Return all contracts in one; the service with most instances first."""
-        order = sorted(self._instances, key=lambda name: (-len(self._instances[name]), name))
+        order = sorted(self._crews, key=lambda name: (-len(self._crews[name].instances), name))
         return _merge(tuple((name, self._contracts[self._chosen[name]]) for name in order if self._chosen.get(name)))
 
     def snapshot(self, audience: Audience, secrets: str = "") -> Snapshot:
         """Build what a client of this kind should hold. `secrets`: see mesh.xds.clusters."""
         services = self.services()
-        if audience is Audience.GRPC:
-            return Snapshot.of(resource for service in services for resource in _for_grpc(service, secrets))
-        merged = self.merged()
-        return Snapshot.of(
-            [
-                *(_cluster_for_envoy(s.name, _breaker(s.methods), secrets, _balancer(s.methods)) for s in services),
-                *(_endpoints(s.name, s.instances) for s in services),
-                routes_for_envoy(services, reflection=self._reflection),
-                transcoder(merged.descriptors, merged.services),
-                _strict(merged),
-                script(REPEATS, scripts.repeats(services)),
-            ]
+        assigned = [self._crews[service.name].endpoints() for service in services]
+        return Snapshot.of([*self._standing_for(audience, secrets, services), *assigned])
+
+    def _standing_for(self, audience: Audience, secrets: str, services: tuple[Service, ...]) -> tuple[Resource, ...]:
+        """Return the resources that follow from contracts and policies alone."""
+        merged = self.merged() if audience is Audience.ENVOY else None
+        made_of = merged, [(service.name, service.methods) for service in services]
+        kept = self._standing.pop((audience, secrets), None)
+        if kept is None or kept[0] != made_of:
+            if merged is None:
+                made = tuple(resource for service in services for resource in _for_grpc(service, secrets))
+            else:
+                made = self._for_envoy(services, secrets, merged)
+            kept = made_of, made
+        while len(self._standing) >= _KINDS:
+            del self._standing[next(iter(self._standing))]
+        self._standing[audience, secrets] = kept
+        return kept[1]
+
+    def _for_envoy(self, services: tuple[Service, ...], secrets: str, merged: contracts.Merged) -> tuple[Resource, ...]:
+        return (
+            *(_cluster_for_envoy(s.name, _breaker(s.methods), secrets, _balancer(s.methods)) for s in services),
+            routes_for_envoy(services, reflection=self._reflection),
+            transcoder(merged.descriptors, merged.services),
+            _strict(merged),
+            script(REPEATS, scripts.repeats(services)),
         )
 
-    def _methods_of(self, name: str, instances: tuple[Instance, ...]) -> tuple[Method, ...]:
-        chosen = contracts.pick(instances, self._contracts) or self._chosen.get(name, "")
+    def _take(self, name: str, instances: tuple[Instance, ...]) -> None:
+        before = self._crews.get(name)
+        if before is not None and before.instances is instances:
+            return
+        crew = self._crews[name] = _Crew(name, instances)
+        for address in sorted(crew.nameless - (before.nameless if before else frozenset())):
+            _log.warning(
+                "%s is left out: Envoy and gRPC want an IP address; set MESH_ADVERTISE to one",
+                address,
+                extra={"event.action": "endpoint-refused"},
+            )
+
+    def _methods_of(self, name: str, crew: _Crew) -> tuple[Method, ...]:
+        chosen = contracts.pick(crew.instances, self._contracts, crew.contracts) or self._chosen.get(name, "")
         if not chosen:
             return ()
         self._chosen[name] = chosen
@@ -132,17 +163,25 @@ class Catalog:
             del self._chosen[name]
             return ()
 
-    def _warn_of_names(self) -> None:
-        named = frozenset(
-            str(i.endpoint) for instances in self._instances.values() for i in instances if not is_numeric(i.endpoint)
-        )
-        for address in sorted(named - self._refused):
-            _log.warning(
-                "%s is left out: Envoy and gRPC want an IP address; set MESH_ADVERTISE to one",
-                address,
-                extra={"event.action": "endpoint-refused"},
-            )
-        self._refused = named
+
+class _Crew:
+    """The instances of a service, and what follows from them.
+
+    contracts: how many name each contract. nameless: addresses that are left out because they are no IP addresses.
+    """
+
+    def __init__(self, service: str, instances: tuple[Instance, ...]) -> None:
+        self.instances = instances
+        self.contracts = Counter(map(attrgetter("contract"), instances))
+        self.nameless = frozenset(str(i.endpoint) for i in instances if not is_numeric(i.endpoint))
+        self._service = service
+        self._endpoints: Resource | None = None
+
+    def endpoints(self) -> Resource:
+        """Build the endpoints, once."""
+        if self._endpoints is None:
+            self._endpoints = endpoints(self._service, self.instances)
+        return self._endpoints
 
 
 def _for_grpc(service: Service, secrets: str) -> tuple[Resource, ...]:
@@ -150,7 +189,6 @@ def _for_grpc(service: Service, secrets: str) -> tuple[Resource, ...]:
         _listener_for_grpc(service.name),
         routes_for_grpc(service),
         _cluster_for_grpc(service.name, secrets, _balancer(service.methods)),
-        _endpoints(service.name, service.instances),
     )
 
 

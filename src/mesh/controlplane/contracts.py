@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from google.protobuf import descriptor_pb2
@@ -35,14 +36,18 @@ class Merged:
     left_out: tuple[str, ...] = ()
 
 
-def pick(instances: Iterable[Instance], known: Mapping[str, bytes]) -> str:
-    """Return the digest of the contract that counts, or "": that of most instances, then of the newest."""
-    votes: dict[str, tuple[int, float]] = {}
-    for instance in instances:
-        if instance.contract in known:
-            count, newest = votes.get(instance.contract, (0, 0.0))
-            votes[instance.contract] = (count + 1, max(newest, instance.started))
-    return max(votes, key=lambda digest: (*votes[digest], digest), default="")
+def pick(instances: Sequence[Instance], known: Collection[str], votes: Mapping[str, int] | None = None) -> str:
+    """Return the digest of the contract that counts, or "": that of most instances, then of the newest.
+
+    votes: how many of the instances name each contract, if that was counted before.
+    """
+    votes = Counter(i.contract for i in instances) if votes is None else votes
+    candidates = {digest: count for digest, count in votes.items() if digest in known}
+    most = max(candidates.values(), default=0)
+    best = {digest for digest, count in candidates.items() if count == most}
+    if len(best) < 2:
+        return best.pop() if best else ""
+    return max((i.started, i.contract) for i in instances if i.contract in best)[1]
 
 
 def methods(service: str, contract: bytes, override: bytes | None) -> tuple[Method, ...]:
