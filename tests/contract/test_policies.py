@@ -8,7 +8,7 @@ from google.protobuf import descriptor_pb2
 from grpcmesh.v1 import policy_pb2
 from mesh.contract import descriptors, policies
 from mesh.errors import ContractError
-from mesh.policy import DEFAULT_POLICY, Balancer, BalancerPolicy
+from mesh.policy import DEFAULT_POLICY, Balancer, BalancerPolicy, BreakerMode
 from users.v1 import users_pb2_grpc  # noqa: F401  links the contract
 
 USERS = "users.v1.UserService"
@@ -68,6 +68,24 @@ def test_everything_that_an_override_says_of_retries_and_breakers_holds():
     assert (broken.consecutive_failures, broken.half_open_permits, broken.open_for) == (4, 3, 9.0)
 
 
+def test_everything_that_an_override_says_of_slow_calls_outliers_and_modes_holds():
+    text = b'{"breaker": {"windowTime": "10s", "slowCallDuration": "2s", "slowCallRate": 0.9, "slowCallFactor": 7.5,'
+    text += b' "outlierFailureRate": 0.4, "maxOpenFor": "60s", "fleetProbe": true}}'
+    found = policies.policies_of(USERS, override(text))[GET].breaker
+    assert (found.window_time, found.slow_call_duration, found.slow_call_rate) == (10.0, 2.0, 0.9)
+    assert (found.slow_call_factor, found.outlier_failure_rate, found.max_open_for) == (7.5, 0.4, 60.0)
+    assert found.fleet_probe
+    off = b'{"breaker": {"slowCallFactor": 0, "outlierFailureRate": 0, "windowTime": "0s", "slowCallDuration": "0s"}}'
+    found = policies.policies_of(USERS, override(off))[GET].breaker
+    assert (found.slow_call_factor, found.outlier_failure_rate, found.window_time, found.slow_call_duration) == (0,) * 4
+
+
+def test_every_mode_of_a_breaker_can_be_asked_for():
+    for mode in BreakerMode:
+        text = f'{{"breaker": {{"mode": "MODE_{mode.value}"}}}}'
+        assert policies.policies_of(USERS, override(text.encode()))[GET].breaker.mode is mode
+
+
 def test_what_an_override_leaves_out_stays():
     plain, told = (
         policies.policies_of(USERS, override(text))[GET].breaker for text in (b"{}", b'{"breaker": {"window": 7}}')
@@ -110,6 +128,11 @@ def test_an_override_that_cannot_be_read_is_refused(text, words):
         b'{"breaker": {"failureRate": 2}}',
         b'{"breaker": {"window": 0}}',
         b'{"breaker": {"openFor": "0s"}}',
+        b'{"breaker": {"mode": 99}}',
+        b'{"breaker": {"slowCallRate": 0}}',
+        b'{"breaker": {"slowCallFactor": 1}}',
+        b'{"breaker": {"windowTime": "0.01s"}}',
+        b'{"breaker": {"slowCallDuration": "-1s"}}',
         b'{"balancer": {"kind": 99}}',
         b'{"balancer": {"slowStart": "-1s"}}',
         b'{"balancer": {"subsetSize": 1000000}}',

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.policy import BreakerPolicy
-from mesh.resilience.breaker import Breaker, BreakerState, Permit, is_panic
+from mesh.resilience.breaker import Breaker, BreakerState, Cause, Permit, is_panic
 from mesh.resilience.outcome import Outcome
 
 POLICY = BreakerPolicy(window=10, minimum_calls=10, consecutive_failures=3, open_for=30.0, half_open_permits=2)
@@ -118,6 +120,62 @@ def test_a_new_connection_allows_probes_at_once() -> None:
     breaker.allow_probes(0.1)
     run(breaker, "ss", now=0.1)
     assert breaker.is_closed
+
+
+def test_probes_without_a_verdict_are_followed_by_more_after_a_while() -> None:
+    breaker = Breaker(POLICY)
+    run(breaker, "fff")
+    held = [breaker.acquire(31.0) for _ in range(2)]
+    assert breaker.acquire(60.9) is None
+    run(breaker, "ss", now=61.0)
+    assert breaker.is_closed
+    for late in held:
+        assert late is not None
+        late.record(Outcome.FAILURE, 62.0)
+    assert breaker.is_closed
+
+
+def test_a_fresh_connection_means_nothing_to_a_breaker_that_is_not_open() -> None:
+    breaker = Breaker(POLICY)
+    breaker.allow_probes(0.0)
+    assert breaker.is_closed
+
+
+def test_fresh_connections_allow_probes_a_second_later_each_time() -> None:
+    breaker = Breaker(POLICY)
+    run(breaker, "fff")
+    for now in (10.0, 20.0, 30.0):
+        breaker.allow_probes(now)
+        wait = now / 10 - 1
+        assert wait == 0 or breaker.acquire(now + wait - 0.01) is None
+        run(breaker, "f", now + wait)
+        assert breaker.state is BreakerState.OPEN
+
+
+def test_it_opens_for_longer_each_time_in_a_row_up_to_a_limit() -> None:
+    breaker, now = Breaker(replace(POLICY, max_open_for=100.0)), 0.0
+    run(breaker, "fff")
+    for wait in (30.0, 60.0, 90.0, 100.0, 100.0):
+        assert breaker.acquire(now + wait - 0.01) is None
+        now += wait
+        run(breaker, "f", now)
+
+
+def test_an_opening_is_forgotten_for_each_time_that_it_is_closed_so_long() -> None:
+    for calm, wait in ((29.0, 60.0), (31.0, 30.0), (10_000.0, 30.0)):
+        breaker = Breaker(POLICY)
+        run(breaker, "fff")
+        run(breaker, "ss", now=31.0)
+        run(breaker, "fff", now=31.0 + calm)
+        assert breaker.acquire(31.0 + calm + wait - 0.01) is None
+        assert breaker.acquire(31.0 + calm + wait) is not None
+
+
+def test_causes_are_told() -> None:
+    told: list[Cause | None] = []
+    for outcomes in ("fff", "ffsffsffsf"):
+        run(Breaker(POLICY, lambda _, cause: told.append(cause)), outcomes)
+    assert told == [Cause.CONSECUTIVE_FAILURES, Cause.FAILURE_RATE]
 
 
 def test_changes_are_told_after_they_have_settled() -> None:

@@ -130,7 +130,5 @@ def stands_out(bad: int, of: int, others_bad: int, others: int) -> bool:
 
 def _divergence(seen: float, expected: float) -> float:
     """Return Kullback and Leibler's, of two coins."""
-    if seen == expected:
-        return 0.0
     heads = seen * log(seen / expected) if seen else 0.0
     return heads + ((1 - seen) * log((1 - seen) / (1 - expected)) if seen < 1 else 0.0)
