@@ -152,12 +152,16 @@ class Attempts:
         self._running = inner
         self._connection = connection = slot.connection
         connection.in_flight += 1
-        inner.add_done_callback(self._attempt_done)
+        inner.add_done_callback(self._listener())
         if self._balance is not None and self._balance.reads_reports:
             self._balance.launched(slot, inner, self._method.monotonic)
         if self._movement is not None:
             self._moved()
         return inner
+
+    def _listener(self) -> Callable[[Any], None]:
+        """Return what hears of an attempt's end. A unary call makes its way though nobody holds it."""
+        return self._attempt_done
 
     def _attempt_done(self, inner: Any) -> None:
         """Take an attempt's result: record it, and end the call or have it driven on."""

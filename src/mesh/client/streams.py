@@ -8,8 +8,10 @@ driver makes it and plays the requests again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Generator
-from typing import Any
+import weakref
+from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import suppress
+from typing import Any, ClassVar
 
 from grpc import aio
 
@@ -59,17 +61,51 @@ class _Stream(Call):
 
 
 class _Reading(_Stream):
-    """A stream of responses."""
+    """A stream of responses. One that its reader has dropped is cancelled, as in grpc.aio, unless somebody waits to be
+    called back: so nothing that lives as long as the attempt may hold it.
+    """
 
-    _messages: AsyncIterator[Any] | None = None
+    _messages: weakref.ref[AsyncIterator[Any]] | None = None
+    """Weak, or reader and call would hold each other."""
     _iterating: bool | None = None
+    _called_back: ClassVar[set[Call]] = set()
+
+    def __del__(self) -> None:
+        loop = self._method.pool.loop if self._inner is not None and self._code is None else None
+        if loop is not None:
+            with suppress(RuntimeError):  # the loop is closed: what ran in it is gone
+                loop.call_soon_threadsafe(self._dropped)
+
+    def _dropped(self) -> None:
+        # Held until the attempt has ended, for the account.
+        self._inner.add_done_callback(self._attempt_done)
+        self.cancel()
+
+    def _listener(self) -> Callable[[Any], None]:
+        listener = weakref.WeakMethod(self._attempt_done)
+
+        def tell(inner: Any) -> None:
+            attempt_done = listener()
+            if attempt_done is not None:
+                attempt_done(inner)
+
+        return tell
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Call back with this object when the call has ended, at once if it has."""
+        if self._code is None and self not in self._called_back:
+            self._called_back.add(self)
+            super().add_done_callback(self._called_back.discard)
+        super().add_done_callback(callback)
 
     def __aiter__(self) -> AsyncIterator[Any]:
         """Iterate over the responses; raise CallError if the call failed."""
         self._read_by(iterating=True)
-        if self._messages is None:
-            self._messages = self._iterate()
-        return self._messages
+        messages = self._messages() if self._messages is not None else None
+        if messages is None:
+            messages = self._iterate()
+            self._messages = weakref.ref(messages)
+        return messages
 
     async def read(self) -> Any:
         """Return the next response, or grpc.aio.EOF after the last one; raise CallError if the call failed."""
@@ -111,6 +147,8 @@ class _Writing(_Stream):
 
     _tape: Tape
     _closed_writing = False
+    _begun: Any = None
+    """The attempt that has taken a write."""
 
     def _begin(self, slot: Slot, timeout: float, metadata: Any) -> Any:
         if "_tape" not in self.__dict__:
@@ -133,7 +171,7 @@ class _Writing(_Stream):
             return
         try:
             async for data in self._tape.play():
-                await inner.write(data)
+                await self._give(inner, data)
             if self._closed_writing:
                 await inner.done_writing()
         except (aio.AioRpcError, asyncio.InvalidStateError):
@@ -152,12 +190,32 @@ class _Writing(_Stream):
         # Recorded first: if the attempt fails under the write, the next one is given it from the tape.
         self._tape.record(data)
         try:
-            await inner.write(data)
+            await self._give(inner, data)
         except (aio.AioRpcError, asyncio.InvalidStateError):
             await self._attempt_over(inner)
             if not self._has_left(inner):
                 raise self._failed() if self._error is not None else asyncio.InvalidStateError(_FINISHED) from None
             await self._live()
+
+    async def _give(self, inner: Any, data: bytes) -> None:
+        """Write to an attempt. Its first write is watched: grpc.aio waits there until the metadata was sent, and for
+        ever if the attempt was cancelled before that.
+        """
+        if self._begun is inner:
+            await inner.write(data)
+            return
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        inner.add_done_callback(lambda _: None if over.done() else over.set_result(None))
+        writing = asyncio.ensure_future(inner.write(data))
+        try:
+            await asyncio.wait((writing, over), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not writing.done():
+                writing.cancel()
+        if not writing.done():
+            raise asyncio.InvalidStateError(_FINISHED)
+        writing.result()
+        self._begun = inner
 
     async def done_writing(self) -> None:
         """Tell the server that there are no more requests. May be called twice."""
