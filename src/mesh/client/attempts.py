@@ -69,6 +69,8 @@ class Attempts:
     _movement: asyncio.Future[None] | None = None
     _cancelling = False
     _committed = False
+    _is_bounded = False
+    """Whether the present attempt has a time of its own."""
     _tried: tuple[Slot, ...] = ()
     _hop: Hop | None = None
     """The incoming call that this one is made for."""
@@ -140,12 +142,15 @@ class Attempts:
         self._slot, self._permit = slot, permit = picked
         self._attempt_started = now
         metadata = self._metadata
-        if self._retries is not None or self._hop is not None:
+        if self._tried or self._hop is not None:
             metadata = self._add_entries(metadata)
         if self._span is not None:
             metadata = self._trace_attempt(slot, metadata)
+        left = self._deadline - now
+        if left > self._method.attempt_timeout:
+            left = self._bounded(left)
         try:
-            self._inner = inner = self._begin(slot, self._deadline - now, metadata)
+            self._inner = inner = self._begin(slot, left, metadata)
         except BaseException:
             permit.record(Outcome.NEUTRAL, now)
             raise
@@ -194,16 +199,24 @@ class Attempts:
             return
         if code is grpc.StatusCode.UNAVAILABLE:
             self._connection.check()
-        decision: float | Stop = Stop.CODE
+        decision: float | Stop | None = Stop.CODE
         if not ours:
             committed = self._committed or len(initial) > 0
-            decision = self._decide(failure_of(code.name, details, debug, trailing, committed=committed), now)
+            failure = failure_of(
+                code.name, details, debug, trailing, committed=committed, timed_out=self._timed_out(code, now)
+            )
+            decision = self._decide(failure, now)
         if isinstance(decision, Stop):
             self._error = CallError(code, initial, trailing, tell(code, details, self.attempts, trailing), debug)
             self._error.attempts = self.attempts
             self._end(code, now)
-            return
-        self._failure = AttemptFailed(decision)
+        else:
+            self._continue(decision, now)
+
+    def _continue(self, pause: float | None, now: float) -> None:
+        """Go on without the attempt that failed: make another after a pause."""
+        assert pause is not None
+        self._failure = AttemptFailed(pause)
         if self._movement is not None:
             self._moved()
         if self._driver is None:
@@ -215,7 +228,8 @@ class Attempts:
 
     def _account(self, code: str, details: str, now: float) -> None:
         outcome = outcome_of(code)
-        if code == "DEADLINE_EXCEEDED" and (self._committed or now - self._attempt_started < _PATIENCE):
+        hasty = now - self._attempt_started < _PATIENCE and not self._is_bounded
+        if code == "DEADLINE_EXCEEDED" and (self._committed or hasty):
             outcome = Outcome.NEUTRAL
         if code == "RESOURCE_EXHAUSTED" and isinstance(self._permit, Ride):
             self._permit.refused = True
@@ -228,7 +242,16 @@ class Attempts:
         if self._span is not None:
             tracing.end(self._attempt_span, code)
 
-    def _decide(self, failure: Failure, now: float) -> float | Stop:
+    def _bounded(self, left: float) -> float:
+        """Return the seconds of an attempt that has a time of its own, if it may be repeated when that is over."""
+        self._is_bounded = is_repeatable(self._method.policy, self._request)
+        return self._method.attempt_timeout if self._is_bounded else left
+
+    def _timed_out(self, code: grpc.StatusCode, now: float) -> bool:
+        """Whether it was the attempt's own time that was over."""
+        return self._is_bounded and code is grpc.StatusCode.DEADLINE_EXCEEDED and now < self._deadline
+
+    def _decide(self, failure: Failure, now: float) -> float | Stop | None:
         method = self._method
         if self._retries is None:
             repeatable = is_repeatable(method.policy, self._request)
@@ -236,11 +259,15 @@ class Attempts:
             self._retries = Retries(method.policy, method.pool.budget, repeatable=repeatable, allowed=allowed)
         self._tried += (self._slot,)
         decision = self._retries.after(failure, now, method.pool.dice.random(), self._deadline - now)
-        if isinstance(decision, Stop) and self._hop is not None:
-            self._hop.failed(failure, decision)
-        if isinstance(decision, Stop) and decision is not Stop.CODE:
-            metrics.CLIENT_RETRIES_REFUSED.labels(method.service, decision.value).inc()
+        if isinstance(decision, Stop):
+            self._tell_stop(failure, decision)
         return decision
+
+    def _tell_stop(self, failure: Failure, stop: Stop) -> None:
+        if self._hop is not None:
+            self._hop.failed(failure, stop)
+        if stop is not Stop.CODE:
+            metrics.CLIENT_RETRIES_REFUSED.labels(self._method.service, stop.value).inc()
 
     def _add_entries(self, metadata: Any) -> Any:
         """Add what the next hop is to know: attempts before and attempts left. The caller's own come last and win."""
@@ -250,7 +277,7 @@ class Attempts:
 
     def _trace_attempt(self, slot: Slot, metadata: Any) -> Any:
         assert self._span is not None
-        method, number = self._method, len(self.attempts) + 1
+        method, number = self._method, len(self._tried) + 1
         self._attempt_span = tracing.start_attempt(self._span, method.service, method.name, slot.name, number)
         return tracing.inject(self._attempt_span, metadata or ())
 

@@ -11,6 +11,8 @@ import grpc
 from grpc import aio
 
 from mesh.client.call import Call, UnaryUnaryCall
+from mesh.client.hedging import HedgedCall
+from mesh.client.judging import is_repeatable
 from mesh.client.method import CACHED, Method
 from mesh.client.policies import ServicePolicies
 from mesh.client.pool import Pool
@@ -182,7 +184,9 @@ class UnaryUnary(_MultiCallable, aio.UnaryUnaryMultiCallable[Any, Any]):
         pool = self._pool
         if pool.closed or pool.loop is not asyncio.get_running_loop():
             self._channel.open()
-        return UnaryUnaryCall(self._method, request, timeout, metadata, credentials, wait_for_ready, compression)
+        method = self._method
+        kind = HedgedCall if method.is_hedged and is_repeatable(method.policy, request) else UnaryUnaryCall
+        return kind(method, request, timeout, metadata, credentials, wait_for_ready, compression)
 
 
 class UnaryStream(_MultiCallable, aio.UnaryStreamMultiCallable[Any, Any]):

@@ -12,9 +12,11 @@ from mesh.resilience.retry import PUSHBACK, Failure
 Pairs = Iterable[tuple[str, str | bytes]]
 
 
-def failure_of(code: str, details: str, debug: str, trailing: Pairs, *, committed: bool) -> Failure:
+def failure_of(
+    code: str, details: str, debug: str, trailing: Pairs, *, committed: bool, timed_out: bool = False
+) -> Failure:
     """Return what the retry rules need to know of a failed attempt."""
-    return Failure(code, was_surely_not_processed(code, details, debug), committed, _pushback(trailing))
+    return Failure(code, was_surely_not_processed(code, details, debug), committed, _pushback(trailing), timed_out)
 
 
 def is_repeatable(policy: MethodPolicy, request: object) -> bool:

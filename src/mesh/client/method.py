@@ -8,6 +8,7 @@ from typing import Any
 
 from prometheus_client import Counter
 
+from mesh.client.pacer import Pacer
 from mesh.client.pool import MAX_TIMEOUT, Pool
 from mesh.client.roster import Slot
 from mesh.client.tally import Tally
@@ -24,11 +25,14 @@ class Method:
     __slots__ = (
         "__weakref__",
         "answers_once",
+        "attempt_timeout",
         "attempts_ok",
         "calls_ok",
+        "is_hedged",
         "kind",
         "monotonic",
         "name",
+        "pacer",
         "path",
         "policy",
         "pool",
@@ -59,9 +63,11 @@ class Method:
         """By what the times of its calls are compared; None: a stream lasts as long as its caller wants."""
         self.path = path
         self.service, _, self.name = path.lstrip("/").rpartition("/")
-        self.policy = policy
         self.pool = pool
         self.monotonic = pool.clock.monotonic
+        self.pacer: Pacer | None = None
+        """Made when calls are hedged first, and kept for those under way when they no longer are."""
+        self.go_by(policy)
         self.serialize = serialize if serialize is not None else _as_it_is
         self.response_deserializer = response_deserializer
         self.registered = registered
@@ -72,6 +78,15 @@ class Method:
         tally = Tally((self.calls_ok, self.attempts_ok), self.seconds)
         self.succeeded = tally.add
         pool.tallies.add(tally)
+
+    def go_by(self, policy: MethodPolicy) -> None:
+        """Treat calls that begin from now on by this policy."""
+        self.policy = policy
+        self.attempt_timeout = (policy.retry.attempt_timeout if self.answers_once else 0.0) or math.inf
+        """Seconds of one attempt. A stream of responses lasts as long as its caller listens."""
+        self.is_hedged = policy.hedging.max_attempts > 1 and self.kind == "unary_unary"
+        if self.is_hedged and self.pacer is None:
+            self.pacer = Pacer(self)
 
     def on(self, slot: Slot) -> Any:
         """Return the multicallable of this method on an endpoint's connection. Requests go in serialized."""

@@ -66,4 +66,4 @@ class ServicePolicies:
             return
         self._now = {**contract, **self._given}
         for method in self._methods:
-            method.policy = self.of(method.path)
+            method.go_by(self.of(method.path))

@@ -6,8 +6,8 @@ Rules, in the order they are asked:
   2. The server surely did not process it, for the first time in this call: another attempt at once, free of charge
      (A6, "transparent retries").
   3. The code must be in the policy, or be a CANCELLED that the caller did not cause (a grpc.aio server that stops
-  answers
-     calls it has not accepted with it: grpc/grpc #41785).
+     answers calls it has not accepted with it: grpc/grpc #41785), or the attempt has used up the time that the policy
+     gives to each.
   4. The request must be safe to send again: the method is idempotent by contract, or the request carries a
      request_id, or the server surely did not process it.
   5. There must be attempts left, at most five in all whatever the policy says, and no more than the call that this
@@ -16,7 +16,7 @@ Rules, in the order they are asked:
      begins anew.
   7. The budget must pay.
 
-Left out: A6's token bucket per server (the budget is the better brake), hedging.
+Left out: A6's token bucket per server (the budget is the better brake). Hedging is `hedge`.
 """
 
 from __future__ import annotations
@@ -40,12 +40,14 @@ class Failure:
     unsent: the server surely did not process it.
     committed: a header or a message of the answer has been seen.
     pushback: the trailers' grpc-retry-pushback-ms, or None.
+    timed_out: the attempt's own time was over, the call's was not.
     """
 
     code: str
     unsent: bool = False
     committed: bool = False
     pushback: str | None = None
+    timed_out: bool = False
 
 
 class Stop(enum.Enum):
@@ -104,7 +106,7 @@ class Retries:
         if failure.unsent and self._free and self._policy.max_attempts > 1:
             self._free -= 1
             return 0.0 if time_left > 0 else Stop.DEADLINE
-        if failure.code not in self._policy.codes and failure.code != "CANCELLED":
+        if not (failure.code in self._policy.codes or failure.code == "CANCELLED" or failure.timed_out):
             return Stop.CODE
         if not (self._repeatable or failure.unsent):
             return Stop.NOT_IDEMPOTENT

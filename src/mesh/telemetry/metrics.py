@@ -21,6 +21,7 @@ CLIENT_ATTEMPTS = Counter("mesh_client_attempts", "Attempts finished, by code.",
 CLIENT_RETRIES_REFUSED = Counter(
     "mesh_client_retries_refused", "Retries that were wanted and not made.", ["service", "reason"]
 )
+CLIENT_HEDGES = Counter("mesh_client_hedges", "Attempts made beside one that took long.", ["service", "method"])
 CLIENT_ENDPOINTS = Gauge("mesh_client_endpoints", "Endpoints known to this client.", ["service", "state"])
 CLIENT_BREAKER_TRANSITIONS = Counter("mesh_client_breaker_transitions", "Breakers that changed.", ["service", "to"])
 CLIENT_BREAKER_VERDICTS = Counter(
