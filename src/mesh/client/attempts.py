@@ -43,6 +43,8 @@ _CANCELLED = grpc.StatusCode.CANCELLED
 _PATIENCE = 0.5
 # A write that failed is the news of an end whose status grpc.aio is about to read and does not call back with. Looking
 # again after 1, 2, … ms makes 200 ms in all; it mostly takes one look.
+# What an attempt may end with though nothing came from its endpoint.
+_OF_THE_ROAD = frozenset({"UNAVAILABLE", "CANCELLED"})
 _LOOKS = 20
 _TOO_LATE = "the deadline was over before the call began"
 _OUTLIVED = "the call that this one is made for is out of time: what outlives its answer is begun under mesh.detached()"
@@ -183,6 +185,7 @@ class Attempts:
         if code is _OK:
             self._permit.record(Outcome.SUCCESS, now, 0.5, now - self._attempt_started, self._method.timed)
             if self._span is not None:
+            self._connection.answered += 1
                 tracing.end(self._attempt_span, "OK")
             self._end(_OK, now)
             return
@@ -229,8 +232,13 @@ class Attempts:
     def _account(self, code: str, details: str, now: float) -> None:
         outcome = outcome_of(code)
         hasty = now - self._attempt_started < _PATIENCE and not self._is_bounded
-        if code == "DEADLINE_EXCEEDED" and (self._committed or hasty):
-            outcome = Outcome.NEUTRAL
+        if code == "DEADLINE_EXCEEDED":
+            if self._committed or hasty:
+                outcome = Outcome.NEUTRAL
+            else:
+                self._connection.given_up += 1
+        elif code not in _OF_THE_ROAD:
+            self._connection.answered += 1
         if code == "RESOURCE_EXHAUSTED" and isinstance(self._permit, Ride):
             self._permit.refused = True
         took = now - self._attempt_started

@@ -33,6 +33,8 @@ class Connection:
         self._drained: asyncio.Future[None] | None = None
         self._told = told
         self._closed = False
+        # For `mesh.resilience.stall`, which says what they are.
+        self.streams = self.answered = self.given_up = 0
         self._state: grpc.ChannelConnectivity | None = None
         self._watch = asyncio.get_running_loop().create_task(self._watch_state(), name=f"mesh watch {target}")
 
@@ -70,3 +72,8 @@ class Connection:
             self.check()
             assert self._state is not None
             await self.channel.wait_for_state_change(self._state)
+
+
+def _settle(drained: asyncio.Future[None]) -> None:
+    if not drained.done():
+        drained.set_result(None)

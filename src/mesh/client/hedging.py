@@ -169,6 +169,7 @@ class HedgedCall(UnaryUnaryCall):
             other.connection.call_ended()
             other.permit.record(Outcome.NEUTRAL, now)
             self._pacer.took(took)
+            other.connection.given_up += 1
             self._method.attempts("CANCELLED").inc()
             self.attempts += (AttemptRecord(other.slot.name, "CANCELLED", took * 1000, _LOST),)
             if other.span is not None:

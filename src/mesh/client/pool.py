@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
 from mesh import credentials
 from mesh.client.balance import Balance, instances_of, without
 from mesh.client.connection import Connection
+from mesh.client.fleet_probe import FleetProbe
+from mesh.client.lookout import Lookout
 from mesh.client.policies import ServicePolicies
 from mesh.client.roster import Changes, Picked, Roster, Slot
 from mesh.client.source import Source
@@ -78,6 +80,8 @@ class Pool:
         self._waiters: set[asyncio.Future[None]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._renewed: dict[Slot, Connection] = {}
+        self._probes: FleetProbe | None = None
+        self.lookout = Lookout(self)
         self._rebalance()
 
     def __repr__(self) -> str:
@@ -87,6 +91,8 @@ class Pool:
         """Begin to listen and to connect, in the running loop."""
         self.loop = loop
         self._source.open(self._view_changed, self._override)
+        if (shared := self._source.shared) is not None:
+            self._probes = FleetProbe(*shared, self.service, self.clock, self.dice, self.spawn)
         if self._tls is not None:
             self.spawn(self._renew())
 
@@ -204,6 +210,11 @@ class Pool:
             if not self.closed and slot.connection is connection:
                 now = self.clock.monotonic()
                 self._apply(self.roster.connection_changed(slot, now, connected=connected, failing=failing))
+    def pass_over(self, hanging: Collection[object]) -> None:
+        """Pick none of these endpoints while there are others."""
+        self.roster.pass_over(hanging)
+        self._apply(Changes())
+
             elif connected and self._renewed.get(slot) is connection:
                 self._swap(slot, self._renewed.pop(slot))
 

@@ -9,7 +9,8 @@ Rules:
   3. An instance that vanishes after it was draining is closed. One that vanishes without a goodbye while its connection
      stands is a suspect: the connection is the better witness, so it stays until that breaks.
   4. With more than half of the connected endpoints ejected by their breakers, ejection is ignored (panic).
-  5. Where the policy forces the breakers open, nobody is picked, panic or not.
+  5. One that hangs (`mesh.resilience.stall`) is passed over while there are others.
+  6. Where the policy forces the breakers open, nobody is picked, panic or not.
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ class Roster:
         self._turns: RoundRobin[Slot] = RoundRobin(start=start)
         self._peers = Peers()
         self._ejected = 0
+        self._hanging: Collection[object] = ()
 
     def __repr__(self) -> str:
         return f"Roster({list(self._slots.values())!r})"
@@ -110,6 +112,16 @@ class Roster:
     def pickable(self) -> tuple[Slot, ...]:
         """The endpoints that calls go to."""
         return self._turns.items
+
+    @property
+    def callable(self) -> list[Slot]:
+        """The endpoints that are connected and ready, those among them that hang included."""
+        return [s for s in self._slots.values() if s.connected and s.instance.state is State.READY]
+
+    def pass_over(self, hanging: Collection[object]) -> None:
+        """Leave out endpoints by their connections, if others are left."""
+        self._hanging = hanging
+        self._arrange()
 
     @property
     def is_forced_open(self) -> bool:
@@ -201,7 +213,8 @@ class Roster:
         changes.closed.append(slot)
 
     def _arrange(self) -> None:
-        self._turns.replace([s for s in self._slots.values() if s.connected and s.instance.state is State.READY])
+        found = self.callable
+        self._turns.replace([s for s in found if s.connection not in self._hanging] or found)
         self._peers.replace(s.breaker for s in self._turns.items)
         self._ejected = sum(not s.breaker.is_closed for s in self._turns.items)
 

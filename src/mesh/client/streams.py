@@ -17,7 +17,7 @@ from grpc import aio
 
 from mesh.client.attempts import Ended
 from mesh.client.call import Call
-from mesh.client.roster import Slot
+from mesh.client.roster import Picked, Slot
 from mesh.client.tape import Tape
 
 _MIXED = "The iterator and read/write APIs may not be mixed on a single RPC."
@@ -27,6 +27,17 @@ _HALF_CLOSED = 'RPC is half closed after calling "done_writing".'
 
 class _Stream(Call):
     """The driver only starts attempts; their end is heard of by `_attempt_done`, which may drive again."""
+
+    def _launch(self, picked: Picked, now: float) -> Any:
+        inner = super()._launch(picked, now)
+        self._connection.streams += 1
+        return inner
+
+    def _attempt_done(self, inner: Any) -> None:
+        connection = self._connection if inner is self._running else None
+        super()._attempt_done(inner)
+        if connection is not None and self._running is not inner:
+            connection.streams -= 1
 
     async def _run_driver(self) -> Any:
         try:

@@ -24,6 +24,7 @@ CLIENT_RETRIES_REFUSED = Counter(
 CLIENT_HEDGES = Counter("mesh_client_hedges", "Attempts made beside one that took long.", ["service", "method"])
 CLIENT_ENDPOINTS = Gauge("mesh_client_endpoints", "Endpoints known to this client.", ["service", "state"])
 CLIENT_BREAKER_TRANSITIONS = Counter("mesh_client_breaker_transitions", "Breakers that changed.", ["service", "to"])
+CLIENT_STALLS = Counter("mesh_client_stalls", "Times that an instance was passed over because it hung.", ["service"])
 CLIENT_BREAKER_VERDICTS = Counter(
     "mesh_client_breaker_verdicts", "Times that a rule said to leave an instance alone.", ["service", "rule"]
 )

@@ -1,0 +1,119 @@
+"""An instance from which nothing comes is passed over while others answer, and taken back when it does."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import mesh
+from mesh.policy import HedgingPolicy, MethodPolicy
+from support.fleet import IDEMPOTENT, SERVICE, US, UU, Host, fleet, until
+
+
+def run(story: Any) -> None:
+    asyncio.run(asyncio.wait_for(story, 30))
+
+
+def hang(host: Host) -> asyncio.Event:
+    """Have a host's calls wait until what is returned is set."""
+    go_on = asyncio.Event()
+
+    async def answer(message: bytes, context: Any) -> bytes:
+        await go_on.wait()
+        return message
+
+    host.answer = answer
+    return go_on
+
+
+async def load(unary: Any, rate: float, seconds: float, **options: Any) -> list[Any]:
+    """Start calls at a steady rate."""
+    calls = []
+    for _ in range(int(rate * seconds)):
+        calls.append(unary(b"x", **options))
+        await asyncio.sleep(1 / rate)
+    return calls
+
+
+def test_one_that_hangs_gets_few_calls_and_is_taken_back_with_its_first_answer() -> None:
+    async def story() -> None:
+        async with fleet(3) as hosts:
+            addresses = [host.address for host in hosts]
+            async with mesh.connect(SERVICE, endpoints=addresses, policies=IDEMPOTENT) as channel:
+                roster = channel._pool.roster
+                await until(lambda: len(roster.pickable) == 3)
+                unary = channel.unary_unary(UU)
+                await load(unary, 100, 0.3)
+                go_on = hang(hosts[0])
+                before = hosts[0].calls
+                calls = await load(unary, 100, 1.5, timeout=10)
+                assert [slot.name for slot in roster.pickable] == [host.address for host in hosts[1:]]
+                assert len(roster.callable) == 3
+                assert hosts[0].calls - before <= 25
+                go_on.set()
+                await until(lambda: len(roster.pickable) == 3 or not unary(b"x"))
+                assert {await call.code() for call in calls} == {grpc.StatusCode.OK}
+                assert "Stalls(0 of 3 hang" in repr(channel._pool.lookout)
+
+    run(story())
+
+
+def test_with_hedges_that_leave_nothing_under_way_it_is_found_too() -> None:
+    async def story() -> None:
+        hedged = {UU: MethodPolicy(idempotent=True, hedging=HedgingPolicy(3, 0.01, follow_p95=False))}
+        async with fleet(3) as hosts:
+            addresses = [host.address for host in hosts]
+            async with mesh.connect(SERVICE, endpoints=addresses, policies=hedged) as channel:
+                roster = channel._pool.roster
+                await until(lambda: len(roster.pickable) == 3)
+                unary = channel.unary_unary(UU)
+                await load(unary, 100, 0.5)
+                hang(hosts[0])
+                calls = await load(unary, 100, 1.0, timeout=5)
+                assert {await call.code() for call in calls} == {grpc.StatusCode.OK}
+                assert len(roster.pickable) == 2
+
+    run(story())
+
+
+def test_where_only_one_is_left_it_is_called_though_it_hangs() -> None:
+    async def story() -> None:
+        async with fleet(2) as hosts:
+            addresses = [host.address for host in hosts]
+            async with mesh.connect(SERVICE, endpoints=addresses, policies=IDEMPOTENT) as channel:
+                roster = channel._pool.roster
+                await until(lambda: len(roster.pickable) == 2)
+                unary = channel.unary_unary(UU)
+                await load(unary, 100, 0.3)
+                go_on = hang(hosts[0])
+                calls = await load(unary, 100, 1.0, timeout=10)
+                assert len(roster.pickable) == 1
+                await hosts[1].stop()
+                await until(lambda: [slot.name for slot in roster.pickable] == [hosts[0].address])
+                go_on.set()
+                assert await unary(b"x", timeout=5) == b"x"
+                assert {await call.code() for call in calls} == {grpc.StatusCode.OK}
+
+    run(story())
+
+
+def test_streams_are_counted_apart_because_they_may_be_silent() -> None:
+    async def story() -> None:
+        async with fleet(2) as hosts:
+            addresses = [host.address for host in hosts]
+            async with mesh.connect(SERVICE, endpoints=addresses, policies=IDEMPOTENT) as channel:
+                slots = channel._pool.roster.slots
+                await until(lambda: len(channel._pool.roster.pickable) == 2)
+                waits = [hang(host) for host in hosts]
+                streams = [channel.unary_stream(US)(b"x", timeout=10) for _ in range(4)]
+                assert [slot.connection.streams for slot in slots] == [2, 2]
+                for go_on in waits:
+                    go_on.set()
+                for stream in streams[1:]:
+                    assert len([m async for m in stream]) == 3
+                streams[0].cancel()
+                assert [slot.connection.streams for slot in slots] == [0, 0]
+                assert [slot.connection.in_flight for slot in slots] == [0, 0]
+
+    run(story())
