@@ -72,8 +72,3 @@ class Connection:
             self.check()
             assert self._state is not None
             await self.channel.wait_for_state_change(self._state)
-
-
-def _settle(drained: asyncio.Future[None]) -> None:
-    if not drained.done():
-        drained.set_result(None)

@@ -14,7 +14,6 @@ from typing import Any
 from mesh import credentials
 from mesh.client.balance import Balance, instances_of, without
 from mesh.client.connection import Connection
-from mesh.client.fleet_probe import FleetProbe
 from mesh.client.lookout import Lookout
 from mesh.client.policies import ServicePolicies
 from mesh.client.roster import Changes, Picked, Roster, Slot
@@ -80,7 +79,6 @@ class Pool:
         self._waiters: set[asyncio.Future[None]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._renewed: dict[Slot, Connection] = {}
-        self._probes: FleetProbe | None = None
         self.lookout = Lookout(self)
         self._rebalance()
 
@@ -91,8 +89,6 @@ class Pool:
         """Begin to listen and to connect, in the running loop."""
         self.loop = loop
         self._source.open(self._view_changed, self._override)
-        if (shared := self._source.shared) is not None:
-            self._probes = FleetProbe(*shared, self.service, self.clock, self.dice, self.spawn)
         if self._tls is not None:
             self.spawn(self._renew())
 
