@@ -75,7 +75,11 @@ def test_a_contract_is_wanted_until_it_is_there() -> None:
 def test_a_name_instead_of_an_address_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     catalog = Catalog()
     with caplog.at_level(logging.WARNING, "mesh.controlplane"):
-        observe(catalog, at(1, host="db.example"))
-        observe(catalog, at(1, host="db.example"), at(2))
-        observe(catalog, at(1, host="db.example"), at(2), at(3, host="other.example"))
+        for instances in (
+            (at(1, host="db.example"),),
+            (at(1, host="db.example"), at(2)),
+            (at(1, host="db.example"), at(2), at(3, host="other.example")),
+        ):
+            observe(catalog, *instances)
+            catalog.snapshot(Audience.ENVOY)
     assert [record.args[0] for record in caplog.records if record.args] == ["db.example:1001", "other.example:1003"]  # type: ignore[index]  # a tuple, as we log it

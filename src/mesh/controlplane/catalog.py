@@ -14,8 +14,8 @@ from mesh.controlplane import contracts, scripts
 from mesh.errors import ContractError
 from mesh.instance import Instance, View
 from mesh.policy import BalancerPolicy, BreakerPolicy
+from mesh.xds.assignment import Assignment
 from mesh.xds.clusters import cluster_for_envoy, cluster_for_grpc
-from mesh.xds.endpoints import endpoints, is_numeric
 from mesh.xds.listeners import listener_for_grpc
 from mesh.xds.resources import CLUSTER, Resource
 from mesh.xds.retention import Retention
@@ -74,7 +74,8 @@ class Catalog:
             if is_plumbing(name):
                 continue
             retention = self._retention.setdefault(name, Retention())
-            self._take(name, retention.observe(views.get(name, View.of(name, ()))))
+            crew = self._crews.setdefault(name, _Crew(name))
+            crew.take(retention.observe(views.get(name, View.of(name, ()))))
             if retention.suspects:
                 _log.warning(
                     "%s lost %d instances at once without a goodbye; they are kept until news tells more",
@@ -139,18 +140,6 @@ class Catalog:
             script(REPEATS, scripts.repeats(services)),
         )
 
-    def _take(self, name: str, instances: tuple[Instance, ...]) -> None:
-        before = self._crews.get(name)
-        if before is not None and before.instances is instances:
-            return
-        crew = self._crews[name] = _Crew(name, instances)
-        for address in sorted(crew.nameless - (before.nameless if before else frozenset())):
-            _log.warning(
-                "%s is left out: Envoy and gRPC want an IP address; set MESH_ADVERTISE to one",
-                address,
-                extra={"event.action": "endpoint-refused"},
-            )
-
     def _methods_of(self, name: str, crew: _Crew) -> tuple[Method, ...]:
         chosen = contracts.pick(crew.instances, self._contracts, crew.contracts) or self._chosen.get(name, "")
         if not chosen:
@@ -165,23 +154,37 @@ class Catalog:
 
 
 class _Crew:
-    """The instances of a service, and what follows from them.
+    """The instances of a service, and what follows from them. `contracts`: how many name each contract."""
 
-    contracts: how many name each contract. nameless: addresses that are left out because they are no IP addresses.
-    """
+    def __init__(self, service: str) -> None:
+        self.instances: tuple[Instance, ...] = ()
+        self.contracts: Mapping[str, int] = {}
+        self._assignment = Assignment(service)
+        self._assigned: tuple[tuple[Instance, ...], Resource] | None = None
+        self._told: frozenset[str] = frozenset()
 
-    def __init__(self, service: str, instances: tuple[Instance, ...]) -> None:
-        self.instances = instances
-        self.contracts = Counter(map(attrgetter("contract"), instances))
-        self.nameless = frozenset(str(i.endpoint) for i in instances if not is_numeric(i.endpoint))
-        self._service = service
-        self._endpoints: Resource | None = None
+    def take(self, instances: tuple[Instance, ...]) -> None:
+        """Note who is there."""
+        if instances is not self.instances:
+            self.instances = instances
+            self.contracts = Counter(map(attrgetter("contract"), instances))
 
     def endpoints(self) -> Resource:
-        """Build the endpoints, once."""
-        if self._endpoints is None:
-            self._endpoints = endpoints(self._service, self.instances)
-        return self._endpoints
+        """Build the endpoints, if that was not done for these instances; complain of those that are left out."""
+        if self._assigned is None or self._assigned[0] is not self.instances:
+            self._assigned = self.instances, self._assignment.update(self.instances)
+            self._complain()
+        return self._assigned[1]
+
+    def _complain(self) -> None:
+        nameless = self._assignment.nameless
+        for address in sorted(nameless - self._told):
+            _log.warning(
+                "%s is left out: Envoy and gRPC want an IP address; set MESH_ADVERTISE to one",
+                address,
+                extra={"event.action": "endpoint-refused"},
+            )
+        self._told = nameless
 
 
 def _for_grpc(service: Service, secrets: str) -> tuple[Resource, ...]:

@@ -2,7 +2,7 @@
 
 A service has all its endpoints in one resource, so one change among ten thousand makes all of it anew. What an instance
 becomes is therefore kept as bytes, and the message is put together from them by hand: the test beside it holds
-that these are the bytes which protobuf makes.
+that these are the bytes which protobuf makes. `assignment` puts together what a change leaves as it was.
 """
 
 from __future__ import annotations
@@ -40,24 +40,36 @@ def endpoints(service: str, instances: Iterable[Instance]) -> Resource:
         if address not in seen and _is_address(address[0]):
             seen.add(address)
             zones[instance.zone].append(instance)
+    return resource(service, [(zone, _locality(zone, zones[zone])) for zone in zones])
+
+
+def resource(service: str, localities: Iterable[tuple[str, bytes]]) -> Resource:
+    """Put localities together, in the order of their zones."""
     head = endpoint_pb2.ClusterLoadAssignment(cluster_name=service).SerializeToString(deterministic=True)
-    body = head + b"".join(_field(_LOCALITIES, _locality(zone, zones[zone])) for zone in sorted(zones))
-    return Resource(_TYPE_URL, service, body)
+    return Resource(
+        _TYPE_URL, service, b"".join([head, *(_field(_LOCALITIES, body) for _, body in sorted(localities))])
+    )
+
+
+def locality(zone: str, parts: Iterable[bytes], weight: int) -> bytes:
+    """Put the parts of a zone's instances together. `weight`: the sum of theirs."""
+    start = endpoint_components_pb2.LocalityLbEndpoints(locality=base_pb2.Locality(zone=zone))
+    # gRPC leaves out a locality without a weight (gRFC A27); Envoy does not look at it.
+    end = endpoint_components_pb2.LocalityLbEndpoints(load_balancing_weight={"value": weight})
+    return b"".join([start.SerializeToString(deterministic=True), *parts, end.SerializeToString(deterministic=True)])
+
+
+def part(instance: Instance) -> bytes:
+    """Return an instance as a field of its locality."""
+    return _endpoint(instance.endpoint.host, instance.endpoint.port, instance.weight)
 
 
 def _locality(zone: str, instances: list[Instance]) -> bytes:
-    start = endpoint_components_pb2.LocalityLbEndpoints(locality=base_pb2.Locality(zone=zone))
-    end = endpoint_components_pb2.LocalityLbEndpoints(
-        # gRPC leaves out a locality without a weight (gRFC A27); Envoy does not look at it.
-        load_balancing_weight={"value": sum(max(1, i.weight) for i in instances)},
-    )
-    parts = [_endpoint(i.endpoint.host, i.endpoint.port, i.weight) for i in instances]
-    return b"".join([start.SerializeToString(deterministic=True), *parts, end.SerializeToString(deterministic=True)])
+    return locality(zone, map(part, instances), sum(max(1, i.weight) for i in instances))
 
 
 @functools.lru_cache(maxsize=_KEPT)
 def _endpoint(host: str, port: int, weight: int) -> bytes:
-    """Return one instance as a field of its locality."""
     host = host.strip("[]")
     address = address_pb2.SocketAddress(address=host, port_value=port)
     message = endpoint_components_pb2.LbEndpoint(

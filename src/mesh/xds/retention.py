@@ -39,7 +39,9 @@ class Retention:
             suspects = self._doubted(view, ready)
         self._seen, self._believed, self._suspects = view, ready, suspects
         both = ready | suspects
-        self._result = tuple(both[key] for key in sorted(both)) if suspects else tuple(ready.values())
+        result = tuple(both[key] for key in sorted(both)) if suspects else tuple(ready.values())
+        # Who had said goodbye before goes: that is a change of the view and none of this.
+        self._result = self._result if result == self._result else result
         return self._result
 
     def _doubted(self, view: View, ready: dict[str, Instance]) -> dict[str, Instance]:
