@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.curves import pictures
+
 Row = Mapping[str, Any]
 
 _PARTS = {
@@ -17,9 +19,20 @@ _PARTS = {
     "server": ("The server's stack", ""),
     "sidecar": ("Against a sidecar", ""),
     "rivals": ("Against Go", ""),
-    "edge": ("The edge", ""),
+    "edge": (
+        "The edge",
+        "Envoy with one worker and all of `envoy/front.yaml`, its access log included, fed by the control plane. The "
+        "gateway is one process without an access log (`bench/gateway.py`). Both stand before a service that answers "
+        "with a constant, and are called over 16 connections with one call at a time on each: a closed loop, for it is "
+        "CPU per request that is asked for.",
+    ),
     "users": ("UserService", ""),
-    "discovery": ("Discovery at scale", ""),
+    "discovery": (
+        "Discovery at scale",
+        "A simulated fleet in a real etcd: real records under real leases, nobody behind them. One more instance comes, "
+        "says goodbye and goes, at fixed times that wait for no answer. Watchers have an etcd session each and share "
+        "six processes on this one machine: with 200 of them most of the time to notice is waiting for a turn.",
+    ),
     "startup": ("Start-up and size", ""),
 }
 _HEAD = """\
@@ -70,6 +83,7 @@ def _part(name: str, rows: Sequence[Row]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     notes = [f"- `{row['row']}`: {row['notes']}." for row in rows if row.get("notes")]
+    notes += [f"![{title}: cost against fleet size]({picture})" for picture in pictures(rows)]
     return "\n".join([*head, *map(_line, rows), "", *notes, *([""] if notes else [])])
 
 

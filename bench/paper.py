@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import ROOT
+from bench.curves import pictures
 from bench.measure import CONTROL, Finding
 from bench.page import amount, page, verdict
 from bench.row import ORDER, Spec, record
@@ -88,8 +89,10 @@ def merged(before: Sequence[Row], measured: Sequence[Row]) -> list[Row]:
 
 
 def write_page(out: Path | None = None) -> None:
-    """Make the page from the JSON."""
+    """Make the page and its plots from the JSON."""
     ((out or DOCS) / "benchmarks.md").write_text(made(out))
+    for name, picture in pictures(read(out)).items():
+        ((out or DOCS) / name).write_text(picture)
 
 
 def made(out: Path | None = None) -> str:

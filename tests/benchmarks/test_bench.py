@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bench import paper, row
+from bench import curves, paper, row
 
 ROOT = Path(__file__).parents[2]
 KEYS = {"row", "ours", "baseline", "ratio", "low", "high", "goal", "moonshot", "met", "command"}
@@ -45,6 +45,8 @@ def check_shape(found: dict[str, Any]) -> None:
         ["server", "users.get", "users.create", "users.read"],
         ["pick"],
         ["startup"],
+        ["edge"],
+        ["discovery"],
     ],
     ids=lambda rows: rows[0],
 )
@@ -116,7 +118,7 @@ def test_every_row_has_a_name_of_its_own_in_the_module_that_declares_it() -> Non
 
     assert len({spec.name for spec in specs}) == len(specs)
     for spec in specs:
-        assert re.fullmatch(r"[a-z]+\.[a-z0-9-]+", spec.name), spec.name
+        assert re.fullmatch(r"[a-z]+(\.[a-z0-9-]+)+", spec.name), spec.name
         assert (ROOT / "bench" / "rows" / f"{spec.name.partition('.')[0]}.py").exists()
 
 
@@ -130,6 +132,8 @@ def test_the_committed_rows_have_the_shape_that_is_promised_and_the_page_is_made
         assert found["row"] in known
         assert (paper.RESULTS / f"{found['session']}.json").exists()
     assert (paper.DOCS / "benchmarks.md").read_text() == paper.made()
+    for name, picture in curves.pictures(committed).items():
+        assert (paper.DOCS / name).read_text() == picture
 
 
 def test_what_is_committed_names_no_machine_and_no_path() -> None:
