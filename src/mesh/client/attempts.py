@@ -41,10 +41,10 @@ _OK = grpc.StatusCode.OK
 _CANCELLED = grpc.StatusCode.CANCELLED
 # A deadline that short says more about the caller than about the endpoint that missed it.
 _PATIENCE = 0.5
-# A write that failed is the news of an end whose status grpc.aio is about to read and does not call back with. Looking
-# again after 1, 2, … ms makes 200 ms in all; it mostly takes one look.
 # What an attempt may end with though nothing came from its endpoint.
 _OF_THE_ROAD = frozenset({"UNAVAILABLE", "CANCELLED"})
+# A write that failed is the news of an end whose status grpc.aio is about to read and does not call back with. Looking
+# again after 1, 2, … ms makes 200 ms in all; it mostly takes one look.
 _LOOKS = 20
 _TOO_LATE = "the deadline was over before the call began"
 _OUTLIVED = "the call that this one is made for is out of time: what outlives its answer is begun under mesh.detached()"
@@ -183,9 +183,9 @@ class Attempts:
         self._connection.call_ended()
         now = self._method.monotonic()
         if code is _OK:
+            self._connection.answered += 1
             self._permit.record(Outcome.SUCCESS, now, 0.5, now - self._attempt_started, self._method.timed)
             if self._span is not None:
-            self._connection.answered += 1
                 tracing.end(self._attempt_span, "OK")
             self._end(_OK, now)
             return

@@ -28,13 +28,13 @@ class Connection:
         else:
             self.channel = aio.secure_channel(target, credentials, options=options)
         self.in_flight = 0
+        # For `mesh.resilience.stall`, which says what they are.
+        self.streams = self.answered = self.given_up = 0
         self.is_cut = False
         """What is cancelled from now on is cancelled by us, not by the caller."""
         self._drained: asyncio.Future[None] | None = None
         self._told = told
         self._closed = False
-        # For `mesh.resilience.stall`, which says what they are.
-        self.streams = self.answered = self.given_up = 0
         self._state: grpc.ChannelConnectivity | None = None
         self._watch = asyncio.get_running_loop().create_task(self._watch_state(), name=f"mesh watch {target}")
 

@@ -167,9 +167,9 @@ class HedgedCall(UnaryUnaryCall):
         for other in others:
             took = now - other.started
             other.connection.call_ended()
+            other.connection.given_up += 1
             other.permit.record(Outcome.NEUTRAL, now)
             self._pacer.took(took)
-            other.connection.given_up += 1
             self._method.attempts("CANCELLED").inc()
             self.attempts += (AttemptRecord(other.slot.name, "CANCELLED", took * 1000, _LOST),)
             if other.span is not None:

@@ -201,16 +201,16 @@ class Pool:
         for waiter in self._waiters:
             _wake(waiter)
 
-    def _connect(self, slot: Slot) -> Connection:
-        def told(connected: bool, failing: bool) -> None:
-            if not self.closed and slot.connection is connection:
-                now = self.clock.monotonic()
-                self._apply(self.roster.connection_changed(slot, now, connected=connected, failing=failing))
     def pass_over(self, hanging: Collection[object]) -> None:
         """Pick none of these endpoints while there are others."""
         self.roster.pass_over(hanging)
         self._apply(Changes())
 
+    def _connect(self, slot: Slot) -> Connection:
+        def told(connected: bool, failing: bool) -> None:
+            if not self.closed and slot.connection is connection:
+                now = self.clock.monotonic()
+                self._apply(self.roster.connection_changed(slot, now, connected=connected, failing=failing))
             elif connected and self._renewed.get(slot) is connection:
                 self._swap(slot, self._renewed.pop(slot))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
+from collections.abc import Callable
 
 from prometheus_client import Counter, Histogram
 
@@ -18,9 +19,11 @@ _FLUSH_AFTER = 0.05
 class Tally:
     """Counts for one method, from one event loop."""
 
-    __slots__ = ("__weakref__", "_bounds", "_calls", "_counters", "_histogram", "_scheduled", "_seconds")
+    __slots__ = ("__weakref__", "_bounds", "_calls", "_counters", "_flushed", "_histogram", "_scheduled", "_seconds")
 
-    def __init__(self, counters: tuple[Counter, ...], histogram: Histogram) -> None:
+    def __init__(self, counters: tuple[Counter, ...], histogram: Histogram, flushed: Callable[[], object]) -> None:
+        """`flushed` hears whenever counts were handed over."""
+        self._flushed = flushed
         self._counters = counters
         self._histogram = histogram
         # Not public, and the same since 2018; a test holds the library to it. Publicly nothing adds many at once.
@@ -48,3 +51,4 @@ class Tally:
             if count:
                 bucket.inc(count)
         self._histogram._sum.inc(seconds)
+        self._flushed()
