@@ -16,9 +16,7 @@ from google.protobuf.message import DecodeError, Message
 
 from grpcmesh.v1 import load_pb2
 from mesh.balancing.load import Ending, Load
-from mesh.balancing.making import picker_for
 from mesh.balancing.picker import Candidate, Picker
-from mesh.balancing.subset import subset
 from mesh.client.ended import peek
 from mesh.client.roster import UNCOUNTED, Picked, Slot
 from mesh.clock import Dice
@@ -32,6 +30,9 @@ if TYPE_CHECKING:
 
 LOAD_REPORT = "mesh-load-bin"
 """Where servers of the mesh tell their load. gRPC's own entry (gRFC A51) says the same, but its core keeps that one."""
+
+
+_PLAIN = BalancerPolicy()
 
 
 class Ride(Permit):
@@ -80,6 +81,11 @@ class Balance:
     @classmethod
     def of(cls, policy: BalancerPolicy, zone: str, dice: Dice) -> Self | None:
         """Return what a policy asks for; None is plain round robin, the roster's own."""
+        if policy == _PLAIN:
+            return None
+        # With the balancers, which most processes never ask for.
+        from mesh.balancing.making import picker_for
+
         picker = picker_for(policy, zone=zone, start=dice.random())
         return cls(policy, picker, dice) if picker is not None else None
 
@@ -165,6 +171,8 @@ def instances_of(view: View, held: Sequence[Slot], policy: BalancerPolicy, clien
     """
     if not policy.subset_size or not view.known:
         return view
+    from mesh.balancing.subset import subset
+
     chosen = subset(client, view.ready, policy.subset_size, zone if policy.prefer_zone else "")
     names = {slot.instance.id for slot in held}
     leaving = [i for i in view.instances if i.state is not State.READY and i.id in names]

@@ -1,18 +1,20 @@
 """Attempts after the first, made with tenacity. The one file that knows it.
 
 The first attempt runs bare (tenacity around a call that succeeds costs a tenth of the call); once it failed, the loop
-here starts, and is told of that failure as if it had made the attempt. What it does is decided by
+here starts, and is told of that failure as if it had made the attempt. tenacity is imported then: a process that has
+not met a failure does not need it to make its first call. What it does is decided by
 `mesh.resilience.retry`: each failure brings the pause before the next attempt, or the reason why there is none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
-
-from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_never
+from typing import TYPE_CHECKING, TypeVar
 
 from mesh.resilience.retry import Stop
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 T = TypeVar("T")
 
@@ -50,6 +52,8 @@ async def attempt_again(
             raise suffered.pop()
         return await attempt()
 
+    from tenacity import AsyncRetrying, retry_if_exception, stop_never
+
     retry = retry_if_exception(_wants_another)
     return await AsyncRetrying(sleep=sleep, wait=_pause, retry=retry, stop=stop_never, reraise=True)(next_attempt)
 
@@ -62,6 +66,8 @@ def attempt_again_blocking(attempt: Callable[[], T], first: AttemptFailed | None
         if suffered:
             raise suffered.pop()
         return attempt()
+
+    from tenacity import Retrying, retry_if_exception, stop_never
 
     retry = retry_if_exception(_wants_another)
     return Retrying(sleep=sleep, wait=_pause, retry=retry, stop=stop_never, reraise=True)(next_attempt)

@@ -1,39 +1,33 @@
-"""Spans of calls, attempts and handlers, by OpenTelemetry's RPC conventions. Without a tracer they cost one `if`.
+"""Whether calls are traced, and by whose tracer. Until somebody takes spans they cost one `if`, and OpenTelemetry is
+not even imported: that would be a tenth of the way to a process's first call.
 
-A call is one INTERNAL span; each attempt under it is a CLIENT span, so that a service map counts what crossed the
-wire and not what was asked for. A handler is a SERVER span, current while it runs, and its calls become its children.
-Names and attributes are those of semantic conventions 1.44 (rpc.system.name, a fully qualified rpc.method,
-rpc.response.status_code); no request content, no metadata. How spans leave the process is `mesh.telemetry.export`.
+What is done with spans is `mesh.telemetry.spans`; its names stand here too, and are loaded with the first of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import lru_cache
-from types import TracebackType
-from typing import Any
-
-from opentelemetry import context, propagate, trace
-from opentelemetry.propagators.textmap import Getter, Setter
-from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
+import os
+import sys
+from typing import TYPE_CHECKING, Any
 
 from mesh.telemetry import export
 
-_SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
-# https://opentelemetry.io/docs/specs/semconv/rpc/grpc: on a server only these are the server's fault; on a client, all
-# but OK are errors.
-_SERVER_ERRORS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
+    from mesh.telemetry.spans import ServerSpan as ServerSpan
+    from mesh.telemetry.spans import end as end
+    from mesh.telemetry.spans import inject as inject
+    from mesh.telemetry.spans import start_attempt as start_attempt
+    from mesh.telemetry.spans import start_call as start_call
+    from mesh.telemetry.spans import start_server as start_server
 
-# Health checks and reflection: probes every few seconds would drown what people did.
-_PLUMBING = ("grpc.health.", "grpc.reflection.")
-
-Metadata = Iterable[tuple[str, str | bytes]]
+# Names the provider that OpenTelemetry itself sets when first asked for one.
+_NAMED = "OTEL_PYTHON_TRACER_PROVIDER"
 
 _enabled = False
 _tried = False
-_made: trace.TracerProvider | None = None
-_tracer: Tracer = trace.NoOpTracer()
+_made: TracerProvider | None = None
 
 
 def configure(service_name: str, service_version: str = "", instance_id: str = "") -> None:
@@ -41,10 +35,13 @@ def configure(service_name: str, service_version: str = "", instance_id: str = "
 
     A provider that the application has set before wins. Calling it again changes nothing.
     """
-    if not _is_set(trace.get_tracer_provider()):
-        made = _own(service_name, service_version, instance_id)
-        if made is not None:
-            trace.set_tracer_provider(made)
+    if _can_be():
+        from mesh.telemetry import spans
+
+        if not spans.is_provided():
+            made = _own(service_name, service_version, instance_id)
+            if made is not None:
+                spans.provide(made)
     adopt()
 
 
@@ -54,19 +51,24 @@ def adopt() -> None:
     For a library, which leaves the process's own provider to the application. Called when a channel or a server is
     made; what the application sets later counts from the next one on.
     """
-    global _enabled, _tracer
-    found = trace.get_tracer_provider()
-    used = found if _is_set(found) else _own()
-    if used is not None:
-        _tracer = used.get_tracer("mesh", schema_url=_SCHEMA)
-        _enabled = True
+    global _enabled
+    if _can_be():
+        from mesh.telemetry import spans
+
+        _enabled = spans.use(None if spans.is_provided() else _own()) or _enabled
 
 
-def _is_set(provider: trace.TracerProvider) -> bool:
-    return not isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider)
+def enabled() -> bool:
+    """Whether anybody takes spans. Ask first: every function of `spans` costs microseconds."""
+    return _enabled
 
 
-def _own(service_name: str = "", service_version: str = "", instance_id: str = "") -> trace.TracerProvider | None:
+def _can_be() -> bool:
+    """Whether there may be a provider: who sets one has imported OpenTelemetry, or the variables ask for one."""
+    return "opentelemetry.trace" in sys.modules or bool(os.environ.get(_NAMED)) or export.wanted(os.environ)
+
+
+def _own(service_name: str = "", service_version: str = "", instance_id: str = "") -> TracerProvider | None:
     """Return the provider that the variables ask for; it is made, or complained about, once."""
     global _tried, _made
     if not _tried:
@@ -74,101 +76,11 @@ def _own(service_name: str = "", service_version: str = "", instance_id: str = "
     return _made
 
 
-def enabled() -> bool:
-    """Whether anybody takes spans. Ask first: every other function here costs microseconds."""
-    return _enabled
+def __getattr__(name: str) -> Any:
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from mesh.telemetry import spans
 
-
-def start_call(service: str, method: str) -> Span:
-    """Start the span of a call: all attempts and the pauses between them. Its parent is the current span."""
-    name, attributes = _name(service, method)
-    return _tracer.start_span(name, kind=SpanKind.INTERNAL, attributes=attributes)
-
-
-def start_attempt(parent: Span, service: str, method: str, endpoint: str, number: int) -> Span:
-    """Start the span of an attempt under its call's; `endpoint` is "host:port", `number` counts from 1."""
-    if not parent.is_recording():
-        return parent  # not sampled: its context is all that an attempt has to carry
-    name, attributes = _name(service, method)
-    host, _, port = endpoint.rpartition(":")
-    attributes = {**attributes, "server.address": host.strip("[]") or endpoint, "mesh.attempt": number}
-    if port.isdecimal():
-        attributes["server.port"] = int(port)
-    return _tracer.start_span(
-        name, context=trace.set_span_in_context(parent), kind=SpanKind.CLIENT, attributes=attributes
-    )
-
-
-def end(span: Span, code: str) -> None:
-    """End a span with the name of a status code, e.g. "UNAVAILABLE". Ending it twice is harmless."""
-    if not span.is_recording():
-        return
-    span.set_attribute("rpc.response.status_code", code)
-    is_server = getattr(span, "kind", None) is SpanKind.SERVER
-    if code in _SERVER_ERRORS if is_server else code != "OK":
-        span.set_attribute("error.type", code)
-        span.set_status(StatusCode.ERROR)  # no description: details may quote a request
-    span.end()
-
-
-def inject(span: Span, metadata: Metadata) -> list[tuple[str, str | bytes]]:
-    """Return the metadata with the span's context in it (W3C traceparent, or as OTEL_PROPAGATORS says)."""
-    ours: list[tuple[str, str | bytes]] = []
-    propagate.inject(ours, context=trace.set_span_in_context(span), setter=_PAIRS)
-    names = {name for name, _ in ours}
-    return [pair for pair in metadata if pair[0] not in names] + ours
-
-
-def start_server(service: str, method: str, metadata: Metadata) -> ServerSpan:
-    """Return the span of a handler, to be used as a context manager: current inside, child of what the caller sent."""
-    return ServerSpan(service, method, metadata)
-
-
-class ServerSpan:
-    """The span of a handler. `with` makes it current; `end` gives its code; leaving ends it if nobody did."""
-
-    def __init__(self, service: str, method: str, metadata: Metadata) -> None:
-        name, attributes = _name(service, method)
-        carrier = [(key.lower(), value) for key, value in metadata if isinstance(value, str)]
-        self._parent = propagate.extract(carrier, context=context.get_current(), getter=_PAIRS)
-        if service.startswith(_PLUMBING):
-            self._span: Span = trace.NonRecordingSpan(trace.INVALID_SPAN_CONTEXT)
-        else:
-            self._span = _tracer.start_span(name, context=self._parent, kind=SpanKind.SERVER, attributes=attributes)
-        self._inside = self._parent
-        self._token: Any = None
-
-    def __enter__(self) -> Span:
-        self._inside = trace.set_span_in_context(self._span, self._parent)
-        self._token = context.attach(self._inside)
-        return self._span
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if context.get_current() is self._inside:  # or another task closes a generator's
-            context.detach(self._token)
-        end(self._span, "OK" if kind is None else "UNKNOWN" if issubclass(kind, Exception) else "CANCELLED")
-
-
-class _Pairs(Setter[list[tuple[str, str | bytes]]], Getter[list[tuple[str, str]]]):
-    """Metadata as a carrier."""
-
-    def set(self, carrier: list[tuple[str, str | bytes]], key: str, value: str) -> None:
-        carrier.append((key.lower(), value))
-
-    def get(self, carrier: list[tuple[str, str]], key: str) -> list[str] | None:
-        return [value for name, value in carrier if name == key.lower()] or None
-
-    def keys(self, carrier: list[tuple[str, str]]) -> list[str]:
-        return [name for name, _ in carrier]
-
-
-_PAIRS = _Pairs()
-
-
-@lru_cache(maxsize=1024)  # methods of the contracts known to a process; more than that and a miss costs a microsecond
-def _name(service: str, method: str) -> tuple[str, dict[str, Any]]:
-    """Return a span's name and the attributes every span of the method has. Accepts "Get" and "/pkg.Service/Get"."""
-    full = f"{service}/{method.rpartition('/')[2]}"
-    return full, {"rpc.system.name": "grpc", "rpc.method": full}
+    value = getattr(spans, name)
+    globals()[name] = value
+    return value

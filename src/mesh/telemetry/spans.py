@@ -1,0 +1,145 @@
+"""Spans of calls, attempts and handlers, by OpenTelemetry's RPC conventions. Imported by `tracing` once they are taken.
+
+A call is one INTERNAL span; each attempt under it is a CLIENT span, so that a service map counts what crossed the
+wire and not what was asked for. A handler is a SERVER span, current while it runs, and its calls become its children.
+Names and attributes are those of semantic conventions 1.44 (rpc.system.name, a fully qualified rpc.method,
+rpc.response.status_code); no request content, no metadata. How spans leave the process is `mesh.telemetry.export`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from types import TracebackType
+from typing import Any
+
+from opentelemetry import context, propagate, trace
+from opentelemetry.propagators.textmap import Getter, Setter
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
+
+_SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
+
+# https://opentelemetry.io/docs/specs/semconv/rpc/grpc: on a server only these are the server's fault; on a client, all
+# but OK are errors.
+_SERVER_ERRORS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
+
+# Health checks and reflection: probes every few seconds would drown what people did.
+_PLUMBING = ("grpc.health.", "grpc.reflection.")
+
+Metadata = Iterable[tuple[str, str | bytes]]
+
+_tracer: Tracer = trace.NoOpTracer()
+
+
+def is_provided() -> bool:
+    """Whether the process has a tracer provider of its own."""
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider | trace.NoOpTracerProvider)
+
+
+def provide(made: trace.TracerProvider) -> None:
+    """Make a provider the process's own."""
+    trace.set_tracer_provider(made)
+
+
+def use(made: trace.TracerProvider | None) -> bool:
+    """Take spans from here on with this provider, by default the process's own; return False if there is none."""
+    global _tracer
+    used = made if made is not None else trace.get_tracer_provider() if is_provided() else None
+    if used is not None:
+        _tracer = used.get_tracer("mesh", schema_url=_SCHEMA)
+    return used is not None
+
+
+def start_call(service: str, method: str) -> Span:
+    """Start the span of a call: all attempts and the pauses between them. Its parent is the current span."""
+    name, attributes = _name(service, method)
+    return _tracer.start_span(name, kind=SpanKind.INTERNAL, attributes=attributes)
+
+
+def start_attempt(parent: Span, service: str, method: str, endpoint: str, number: int) -> Span:
+    """Start the span of an attempt under its call's; `endpoint` is "host:port", `number` counts from 1."""
+    if not parent.is_recording():
+        return parent  # not sampled: its context is all that an attempt has to carry
+    name, attributes = _name(service, method)
+    host, _, port = endpoint.rpartition(":")
+    attributes = {**attributes, "server.address": host.strip("[]") or endpoint, "mesh.attempt": number}
+    if port.isdecimal():
+        attributes["server.port"] = int(port)
+    return _tracer.start_span(
+        name, context=trace.set_span_in_context(parent), kind=SpanKind.CLIENT, attributes=attributes
+    )
+
+
+def end(span: Span, code: str) -> None:
+    """End a span with the name of a status code, e.g. "UNAVAILABLE". Ending it twice is harmless."""
+    if not span.is_recording():
+        return
+    span.set_attribute("rpc.response.status_code", code)
+    is_server = getattr(span, "kind", None) is SpanKind.SERVER
+    if code in _SERVER_ERRORS if is_server else code != "OK":
+        span.set_attribute("error.type", code)
+        span.set_status(StatusCode.ERROR)  # no description: details may quote a request
+    span.end()
+
+
+def inject(span: Span, metadata: Metadata) -> list[tuple[str, str | bytes]]:
+    """Return the metadata with the span's context in it (W3C traceparent, or as OTEL_PROPAGATORS says)."""
+    ours: list[tuple[str, str | bytes]] = []
+    propagate.inject(ours, context=trace.set_span_in_context(span), setter=_PAIRS)
+    names = {name for name, _ in ours}
+    return [pair for pair in metadata if pair[0] not in names] + ours
+
+
+def start_server(service: str, method: str, metadata: Metadata) -> ServerSpan:
+    """Return the span of a handler, to be used as a context manager: current inside, child of what the caller sent."""
+    return ServerSpan(service, method, metadata)
+
+
+class ServerSpan:
+    """The span of a handler. `with` makes it current; `end` gives its code; leaving ends it if nobody did."""
+
+    def __init__(self, service: str, method: str, metadata: Metadata) -> None:
+        name, attributes = _name(service, method)
+        carrier = [(key.lower(), value) for key, value in metadata if isinstance(value, str)]
+        self._parent = propagate.extract(carrier, context=context.get_current(), getter=_PAIRS)
+        if service.startswith(_PLUMBING):
+            self._span: Span = trace.NonRecordingSpan(trace.INVALID_SPAN_CONTEXT)
+        else:
+            self._span = _tracer.start_span(name, context=self._parent, kind=SpanKind.SERVER, attributes=attributes)
+        self._inside = self._parent
+        self._token: Any = None
+
+    def __enter__(self) -> Span:
+        self._inside = trace.set_span_in_context(self._span, self._parent)
+        self._token = context.attach(self._inside)
+        return self._span
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if context.get_current() is self._inside:  # or another task closes a generator's
+            context.detach(self._token)
+        end(self._span, "OK" if kind is None else "UNKNOWN" if issubclass(kind, Exception) else "CANCELLED")
+
+
+class _Pairs(Setter[list[tuple[str, str | bytes]]], Getter[list[tuple[str, str]]]):
+    """Metadata as a carrier."""
+
+    def set(self, carrier: list[tuple[str, str | bytes]], key: str, value: str) -> None:
+        carrier.append((key.lower(), value))
+
+    def get(self, carrier: list[tuple[str, str]], key: str) -> list[str] | None:
+        return [value for name, value in carrier if name == key.lower()] or None
+
+    def keys(self, carrier: list[tuple[str, str]]) -> list[str]:
+        return [name for name, _ in carrier]
+
+
+_PAIRS = _Pairs()
+
+
+@lru_cache(maxsize=1024)  # methods of the contracts known to a process; more than that and a miss costs a microsecond
+def _name(service: str, method: str) -> tuple[str, dict[str, Any]]:
+    """Return a span's name and the attributes every span of the method has. Accepts "Get" and "/pkg.Service/Get"."""
+    full = f"{service}/{method.rpartition('/')[2]}"
+    return full, {"rpc.system.name": "grpc", "rpc.method": full}
