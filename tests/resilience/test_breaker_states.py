@@ -209,7 +209,7 @@ class AnyOrder(RuleBasedStateMachine):
         if probe and not stale and outcome is Outcome.NEUTRAL:
             self.probes -= 1
         if self.breaker.state is BreakerState.OPEN and before is not BreakerState.OPEN:
-            assert self.now + 8.0 <= self.breaker._until <= self.now + 300.0 * 1.2
+            assert self.now + 8.0 <= self.breaker.until <= self.now + 300.0 * 1.2
         self.went()
 
     @rule(mode=st.sampled_from(BreakerMode), window_time=st.sampled_from([0.0, 3.0]))
@@ -226,6 +226,24 @@ class AnyOrder(RuleBasedStateMachine):
         if was is not self.breaker.state:
             self.probes = 0
         self.went()
+
+    @rule(well=st.booleans(), draw=st.floats(0, 0.999))
+    def hint(self, well: bool, draw: float) -> None:
+        was, openings = self.breaker.state, self.breaker._openings
+        self.breaker.hint(well=well, now=self.now, draw=draw)
+        if was is BreakerState.OPEN:
+            self.probes = 0
+            assert self.breaker.state is (BreakerState.HALF_OPEN if well else BreakerState.OPEN)
+            assert self.breaker._openings == openings + (not well)
+        else:
+            assert self.breaker.state is was
+        self.went()
+
+    @rule(seconds=st.floats(-10, 20))
+    def postpone(self, seconds: float) -> None:
+        until, was_open = self.breaker.until, self.breaker.state is BreakerState.OPEN
+        self.breaker.postpone(self.now + seconds)
+        assert self.breaker.until == (max(until, self.now + seconds) if was_open else until)
 
     def went(self) -> None:
         now = self.breaker.state.value

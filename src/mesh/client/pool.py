@@ -14,6 +14,7 @@ from typing import Any
 from mesh import credentials
 from mesh.client.balance import Balance, instances_of, without
 from mesh.client.connection import Connection
+from mesh.client.fleet_probe import FleetProbe
 from mesh.client.lookout import Lookout
 from mesh.client.policies import ServicePolicies
 from mesh.client.roster import Changes, Picked, Roster, Slot
@@ -79,6 +80,7 @@ class Pool:
         self._waiters: set[asyncio.Future[None]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._renewed: dict[Slot, Connection] = {}
+        self._probes: FleetProbe | None = None
         self.lookout = Lookout(self)
         self._rebalance()
 
@@ -89,6 +91,8 @@ class Pool:
         """Begin to listen and to connect, in the running loop."""
         self.loop = loop
         self._source.open(self._view_changed, self._override)
+        if (shared := self._source.shared) is not None:
+            self._probes = FleetProbe(*shared, self.service, self.clock, self.dice, self.spawn)
         if self._tls is not None:
             self.spawn(self._renew())
 
@@ -266,6 +270,8 @@ class Pool:
         self._arrange()
         metrics.CLIENT_BREAKER_TRANSITIONS.labels(self.service, state.value).inc()
         _log.info("a breaker of %s is %s now%s", self.service, state.value, why, extra={"event.action": action})
+        if self._probes is not None and self._policies.breaker.fleet_probe and self.loop is not None:
+            self.loop.call_soon_threadsafe(self._probes.look, self.roster.slots)
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

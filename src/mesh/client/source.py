@@ -34,6 +34,11 @@ class Source(Protocol):
         """For error messages: what is wrong with that place, if it is known."""
         ...
 
+    @property
+    def shared(self) -> tuple[Store, str] | None:
+        """The store that this service's clients share, and its prefix; None where they share nothing."""
+        ...
+
     def open(self, listener: Listener, overrides: Overrides) -> None:
         """Tell the present view now and each changed one from now on; and an operator's policy, or None at its end."""
         ...
@@ -52,6 +57,7 @@ class FixedSource:
         self._view = View.of(service, [Instance(service, f"fixed-{n:04}", e) for n, e in enumerate(unique)])
         self.where = "a fixed list of endpoints"
         self.trouble = ""
+        self.shared = None
 
     def open(self, listener: Listener, overrides: Overrides) -> None:
         """Tell the list, once."""
@@ -69,6 +75,7 @@ class ResolverSource:
         self._resolver = resolver
         self._subscriptions: list[Subscription] = []
         self.where = where
+        self.shared = None
 
     @property
     def trouble(self) -> str:
@@ -108,6 +115,11 @@ class RegistrySource:
     def trouble(self) -> str:
         """What the session's resolver complains of."""
         return self._session.resolver.trouble(self._service) if self._session else ""
+
+    @property
+    def shared(self) -> tuple[Store, str] | None:
+        """The store of the session."""
+        return (self._session.store, self._settings.prefix) if self._session else None
 
     def open(self, listener: Listener, overrides: Overrides) -> None:
         """Join the session of this loop, or begin one, and subscribe."""
@@ -162,8 +174,8 @@ class _Session:
         self._listeners: list[PolicyListener] = []
         self._owned = EtcdStore.from_settings(settings) if store is None else None
         # Kept so that the id in the key stays the id of a living store.
-        self._used: Store = store if store is not None else self._owned  # type: ignore[assignment]  # one of both is there
-        self.resolver = Resolver(self._used, settings.prefix, clock=clock, dice=dice, networks=settings.networks)
+        self.store: Store = store if store is not None else self._owned  # type: ignore[assignment]  # one of both is there
+        self.resolver = Resolver(self.store, settings.prefix, clock=clock, dice=dice, networks=settings.networks)
 
     @classmethod
     def join(cls, settings: Settings, store: Store | None, clock: Clock, dice: Dice) -> _Session:

@@ -50,6 +50,11 @@ def policy_key(prefix: str, service: str) -> str:
     return f"{prefix}/policies/{service}"
 
 
+def probes_prefix(prefix: str, service: str) -> str:
+    """Return where clients of a service keep whose turn it is to probe an instance that was left alone."""
+    return f"{prefix}/probes/{service}/"
+
+
 def encode(instance: Instance) -> bytes:
     """Write an instance as a record."""
     metadata = {

@@ -122,8 +122,8 @@ class Breaker:
 
     __slots__ = (
         "_closed_at", "_closed_permit", "_compare_at", "_generation", "_in_row", "_minimum", "_on_change", "_openings",
-        "_pace", "_peers", "_policy", "_probes_left", "_probes_passed", "_slow_from", "_until", "_window", "heard",
-        "state",
+        "_pace", "_peers", "_policy", "_probes_left", "_probes_passed", "_slow_from", "_window", "heard", "state",
+        "until",
     )  # fmt: skip
 
     def __init__(self, policy: BreakerPolicy, on_change: OnChange | None = None, peers: Peers | None = None) -> None:
@@ -131,7 +131,7 @@ class Breaker:
         self._on_change = on_change
         self._peers = peers
         self._generation = self._openings = 0
-        self._until = 0.0
+        self.until = 0.0
         """When an open breaker becomes half open, and a half-open one lets more probes through."""
         self._closed_at = self._compare_at = 0.0
         self.heard = -inf
@@ -148,11 +148,11 @@ class Breaker:
         permit = self._closed_permit
         if permit is not None:
             return permit
-        if self.state is BreakerState.OPEN and now >= self._until:
+        if self.state is BreakerState.OPEN and now >= self.until:
             self._begin_half_open(now)
         if self.state is not BreakerState.HALF_OPEN:
             return None
-        if not self._probes_left and now >= self._until:
+        if not self._probes_left and now >= self.until:
             self._allow_more(now)
         if not self._probes_left:
             return None
@@ -162,9 +162,22 @@ class Breaker:
     def allow_probes(self, now: float) -> None:
         """End the wait of an open breaker: something else (a fresh connection) says that the endpoint may be back."""
         if self.state is BreakerState.OPEN:
-            self._until = min(self._until, now + (self._openings - 1) * _RECONNECTED)
-            if now >= self._until:
+            self.until = min(self.until, now + (self._openings - 1) * _RECONNECTED)
+            if now >= self.until:
                 self._begin_half_open(now)
+
+    def postpone(self, until: float) -> None:
+        """Make an open breaker wait until then, or longer: somebody else finds out how the endpoint is."""
+        if self.state is BreakerState.OPEN:
+            self.until = max(self.until, until)
+
+    def hint(self, *, well: bool, now: float, draw: float) -> None:
+        """Take over what somebody else found of the endpoint: an open breaker lets probes through, or waits again."""
+        if self.state is BreakerState.OPEN:
+            if well:
+                self._begin_half_open(now)
+            else:
+                self._begin_open(Cause.PROBE, now, draw)
 
     def apply(self, policy: BreakerPolicy, now: float) -> None:
         """Go by another policy. Another mode or window begins from nothing; nobody is told, whoever applies knows."""
@@ -304,7 +317,7 @@ class Breaker:
         self.state = BreakerState.OPEN
         self._closed_permit = None
         wait = min(policy.open_for * self._openings, policy.max_open_for)
-        self._until = now + wait * (1 - _JITTER + 2 * _JITTER * draw)
+        self.until = now + wait * (1 - _JITTER + 2 * _JITTER * draw)
         self._tell(cause)
 
     def _begin_half_open(self, now: float) -> None:
@@ -315,7 +328,7 @@ class Breaker:
     def _allow_more(self, now: float) -> None:
         self._generation += 1
         self._probes_left, self._probes_passed = self._policy.half_open_permits, 0
-        self._until = now + self._policy.open_for
+        self.until = now + self._policy.open_for
 
     def _tell(self, cause: Cause | None = None) -> None:
         if self._on_change is not None:
