@@ -29,9 +29,9 @@ _PARTS = {
     "users": ("UserService", ""),
     "discovery": (
         "Discovery at scale",
-        "A simulated fleet in a real etcd: real records under real leases, nobody behind them. One more instance comes, "
-        "says goodbye and goes, at fixed times that wait for no answer. Watchers have an etcd session each and share "
-        "six processes on this one machine: with 200 of them most of the time to notice is waiting for a turn.",
+        "A simulated fleet in a real etcd: real records under real leases, nobody behind them. One more instance "
+        "comes, says goodbye and goes, at fixed times that wait for no answer. Watchers have an etcd session each and "
+        "share six processes on this one machine: with 200 of them most of the time to notice is waiting for a turn.",
     ),
     "startup": ("Start-up and size", ""),
 }

@@ -57,7 +57,7 @@ def test_told_what_changed_it_comes_to_the_same_as_shown_everything(
         now += pause
         assert told.tick(now, stale=False) == shown.tick(now, stale=False)
         keys = take(entries, step, revision)
-        assert told.update(entries, now, keys) == shown.update(entries, now)
+        assert told.update({key: entries.get(key) for key in keys}, now, whole=False) == shown.update(entries, now)
         assert told.views == shown.views
         for view in told.views.values():
             assert [i.id for i in view.instances] == sorted(i.id for i in view.instances)
@@ -68,7 +68,8 @@ def test_the_metric_counts_what_the_views_show(story: list[tuple[list[tuple[str,
     directory = Directory("mesh")
     entries: dict[str, Entry] = {}
     for revision, (step, pause) in enumerate(story, 1):
-        directory.update(entries, revision * pause, take(entries, step, revision))
+        changed = take(entries, step, revision)
+        directory.update({key: entries.get(key) for key in changed}, revision * pause, whole=False)
         for service, view in directory.views.items():
             counts = Counter(i.state for i in view.instances)
             for state in State:
@@ -83,7 +84,7 @@ def test_what_did_not_change_is_not_made_again() -> None:
     before = dict(directory.views)
     assert directory.tick(1.0, stale=False) == set()
     changed = entry(instance(1, state=State.DRAINING), 2)
-    assert directory.update(entries | {changed.key: changed}, 1.0, {changed.key}) == {SERVICES[0]}
+    assert directory.update({changed.key: changed}, 1.0, whole=False) == {SERVICES[0]}
     assert directory.views[SERVICES[1]] is before[SERVICES[1]]
     assert directory.views[SERVICES[0]].instances[0] is before[SERVICES[0]].instances[0]
 

@@ -6,7 +6,7 @@ Nothing here waits. A record is read once for each of its revisions; one that ca
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mesh.errors import RecordError
 from mesh.instance import Instance, Network, State, View
@@ -42,14 +42,14 @@ class Directory:
         """Whether the store was out of reach at the last look."""
         return self._stale
 
-    def update(self, entries: Mapping[str, Entry], now: float, keys: Collection[str] | None = None) -> set[str]:
+    def update(self, entries: Mapping[str, Entry | None], now: float, *, whole: bool = True) -> set[str]:
         """Take what the store shows; return the services whose View changed.
 
-        entries: all of it.
-        keys: those that changed since the last update; None: any may have.
+        entries: all of it, or without `whole` what changed, None for what is there no more.
         """
         news: dict[str, dict[str, Instance | None]] = {}
-        if keys is None:
+        keys: Iterable[str] = entries
+        if whole:
             keys = [*entries, *(self._read.keys() - entries.keys())]
             news = {service: {} for service in self._rosters}
         self.known = True

@@ -1,10 +1,10 @@
-"""A prefix of the store, copied and kept up to date for ever: list, watch from there, list again if history is gone."""
+"""A prefix of the store, followed for ever: list, watch from there, list again if history is gone."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 
 from mesh.clock import Clock, Dice
 from mesh.errors import Compacted, StoreDenied, StoreError, StoreUnavailable
@@ -15,14 +15,13 @@ from mesh.telemetry.metrics import COMPACTIONS
 _log = logging.getLogger("mesh.registry")
 
 
-Listener = Callable[[Mapping[str, Entry], Collection[str] | None], None]
+Listener = Callable[[Mapping[str, Entry | None], bool], None]
 
 
 class Mirror:
-    """The entries under a prefix. `listener` gets the whole set, first once it is known and then at every change, and
-    with it the keys that changed; None after a listing: any of them may have.
-
-    The mapping is the mirror's own and changes later: a listener that keeps it copies it.
+    """The entries under a prefix, told and not kept. `listener(entries, whole)` gets all of them first and after each
+    listing, with `whole`; and then what changed, None for what is there no more. Should it raise, it is told everything
+    once more.
     """
 
     def __init__(self, store: Store, prefix: str, listener: Listener, clock: Clock, dice: Dice) -> None:
@@ -31,7 +30,6 @@ class Mirror:
         self._listener = listener
         self._clock = clock
         self._dice = dice
-        self._entries: dict[str, Entry] = {}
         self._complaint = ""
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"mesh-mirror {prefix}")
 
@@ -69,23 +67,11 @@ class Mirror:
     async def _follow(self, reconnect: Reconnect) -> None:
         listing = await self._store.list(self._prefix)
         self._complaint = ""
-        self._entries = dict(listing.entries)
-        self._tell(None)
+        self._listener(listing.entries, True)
         async for changed in self._store.watch(self._prefix, listing.revision):
             reconnect.worked()
-            for key, entry in changed.changes.items():
-                if entry is None:
-                    self._entries.pop(key, None)
-                else:
-                    self._entries[key] = entry
             if changed.changes:
-                self._tell(changed.changes.keys())
-
-    def _tell(self, keys: Collection[str] | None) -> None:
-        try:
-            self._listener(self._entries, keys)
-        except Exception:
-            _log.exception("a listener to %s failed", self._prefix)
+                self._listener(changed.changes, False)
 
     def _complain(self, error: StoreError) -> None:
         """Log each trouble once, however often it is met."""

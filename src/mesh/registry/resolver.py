@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from mesh.clock import Clock, Dice
@@ -54,10 +54,10 @@ class _Branch:
         self.mirror: Mirror | None = None
         self._now = now
 
-    def take(self, entries: Mapping[str, Entry], keys: Collection[str] | None) -> None:
+    def take(self, entries: Mapping[str, Entry | None], whole: bool) -> None:
         first = not self.directory.known
         now = self._now()
-        changed = self.directory.update(entries, now, keys)
+        changed = self.directory.update(entries, now, whole=whole)
         if self.directory.stale:  # it was reached just now
             changed |= self.directory.tick(now, stale=False)
         self.tell(changed, even_if_none=first)
@@ -136,8 +136,16 @@ class Resolver:
         """Tell the operators' policies, service to protobuf JSON: first when they are known, then at each change."""
         root = policies_prefix(self._prefix)
 
-        def on_change(entries: Mapping[str, Entry], _: Collection[str] | None) -> None:
-            listener({key.removeprefix(root): entry.value for key, entry in entries.items()})
+        policies: dict[str, bytes] = {}
+
+        def on_change(entries: Mapping[str, Entry | None], whole: bool) -> None:
+            if whole:
+                policies.clear()
+            for key, entry in entries.items():
+                policies.pop(key.removeprefix(root), None)
+                if entry is not None:
+                    policies[key.removeprefix(root)] = entry.value
+            _call(listener, dict(policies))
 
         mirror = Mirror(self._store, root, on_change, self._clock, self._dice)
         self._policies.add(mirror)
