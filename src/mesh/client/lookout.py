@@ -1,5 +1,5 @@
-"""Looks out for endpoints that hang (`mesh.resilience.stall`), a few times a second while calls succeed: where none does,
-there is nobody else to go to. So it costs calls nothing, and an idle client sleeps.
+"""Looks out for endpoints that hang (`mesh.resilience.stall`), a few times a second while calls succeed: where none
+does, there is nobody else to go to. So it costs calls nothing, and an idle client sleeps.
 """
 
 from __future__ import annotations
