@@ -31,6 +31,7 @@ FEW, MANY = 3, 1000
 SERVICE = "bench.v1.Fleet"
 _PREFIX = "bench"
 _SLOW = 0.5
+_METHOD = f"/{SERVICE}/Call"
 
 
 def fleet(size: int) -> list[Instance]:
@@ -64,7 +65,7 @@ def _turns(size: int) -> Callable[[int], None]:
             now = number / 5000
             picked = pick(now)
             assert picked is not None
-            picked[1].record(ok, now)
+            picked[1].record(ok, now, 0.5, 0.001, _METHOD)
         made += picks
 
     return run

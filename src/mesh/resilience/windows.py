@@ -52,7 +52,10 @@ class CountWindow:
 
     def add(self, mark: int, now: float) -> None:
         """Take a result in; the oldest goes."""
-        ring, at = self._ring, self._at
+        ring = self._ring
+        if not mark and not self.failed and not self.slow and self.calls == len(ring):
+            return  # All were good, and one more is: nothing moves, and the ring need not be fetched from memory.
+        at = self._at
         if self.calls < len(ring):
             self.calls += 1
         elif gone := ring[at]:
