@@ -175,3 +175,38 @@ def test_a_methods_own_key_must_be_in_its_request():
                     method.options.Extensions[policy_pb2.method].balancer.hash_field = "name"
     with pytest.raises(ContractError, match="hash_field 'name' is no single value in GetUserRequest"):
         policies.policies_of_set(contract.SerializeToString(), USERS)
+
+
+def test_everything_that_an_override_says_of_hedging_and_of_attempts_holds():
+    hedging = b'{"maxAttempts": 9, "hedgingDelay": "0.05s", "nonFatalStatusCodes": ["ABORTED"], "followP95": false}'
+    text = b'{"retry": {"attemptTimeout": "0.5s"}, "hedging": %s}' % hedging
+    found = policies.policies_of(USERS, override(text))[GET]
+    told = found.hedging
+    assert (told.max_attempts, told.delay, told.codes, told.follow_p95) == (5, 0.05, {"ABORTED"}, False)
+    assert found.retry.attempt_timeout == 0.5
+
+
+def test_an_operator_switches_hedging_and_the_timeout_of_attempts_off():
+    text = b'{"hedging": {"maxAttempts": 0, "hedgingDelay": "0s"}, "retry": {"attemptTimeout": "0s"}}'
+    found = policies.policies_of(USERS, override(text))[GET]
+    assert (found.hedging.max_attempts, found.hedging.delay, found.retry.attempt_timeout) == (1, 0.0, 0.0)
+
+
+def test_reads_by_id_are_hedged_by_their_contract_and_nothing_else_is():
+    hedged = {path.rpartition("/")[2] for path, p in policies.policies_of(USERS).items() if p.hedging.max_attempts > 1}
+    assert hedged == {"GetUser", "BatchGetUsers"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"hedging": {"hedgingDelay": "61s"}}',
+        b'{"hedging": {"hedgingDelay": "-1s"}}',
+        b'{"hedging": {"nonFatalStatusCodes": ["OK"]}}',
+        b'{"retry": {"attemptTimeout": "0.0001s"}}',
+        b'{"retry": {"attemptTimeout": "-1s"}}',
+    ],
+)
+def test_nonsense_about_hedging_and_attempts_is_refused(text):
+    with pytest.raises(ContractError):
+        policies.policies_of(USERS, override(text))
