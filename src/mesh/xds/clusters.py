@@ -140,10 +140,11 @@ def _health_check() -> health_check_pb2.HealthCheck:
 
 
 def _outliers(breaker: BreakerPolicy) -> outlier_detection_pb2.OutlierDetection:
-    """What comes nearest to a breaker. The router tells gRPC's codes as HTTP's: UNAVAILABLE is 503 and DEADLINE_EXCEEDED
-    504 (gateway failures), UNKNOWN, INTERNAL and DATA_LOSS 500, and UNIMPLEMENTED, which no breaker minds, 501. A code
-    that comes after headers of its own is not looked at. Another rule, `outlier_detection.error_matcher`, is not asked
-    about answers of gRPC (Envoy 1.40).
+    """What comes nearest to a breaker. The router tells gRPC's codes as HTTP's.
+
+    UNAVAILABLE is 503 and DEADLINE_EXCEEDED 504 (gateway failures), UNKNOWN, INTERNAL and DATA_LOSS are 500, and
+    UNIMPLEMENTED, which no breaker minds, is 501. A code that comes after headers of its own is not looked at. Another
+    rule, `outlier_detection.error_matcher`, is not asked about answers of gRPC (Envoy 1.40).
 
     FORCED_OPEN has no word here, nor have slow calls: an instance is slow by what a call asks for as well.
     """
