@@ -205,8 +205,9 @@ def test_streams_have_no_time_to_compare() -> None:
     assert fleet.causes == []
 
 
-def test_a_slow_probe_opens_again_and_quick_ones_close() -> None:
-    fleet = Fleet(3)
+@pytest.mark.parametrize("hosts", [2, 3])
+def test_a_slow_probe_opens_again_and_quick_ones_close(hosts: int) -> None:
+    fleet = Fleet(hosts)
     fleet.run(10, {}, steady(0.005))
     fleet.run(60, {0: steady(0.5)}, steady(0.005))
     assert [cause for *_, cause in fleet.causes] == [Cause.SLOW_OUTLIER, Cause.PROBE]

@@ -241,7 +241,8 @@ class Breaker:
         policy, peers = self._policy, self._peers
         if policy.slow_call_duration or peers is None:
             return True
-        return took > policy.slow_call_factor * peers.typical(kind, now)
+        # While it is closed, this endpoint is one of them.
+        return took > policy.slow_call_factor * peers.typical(kind, now, 2 if self.is_closed else 1)
 
     def _cause(self, now: float) -> Cause | None:
         policy, window = self._policy, self._window

@@ -74,8 +74,8 @@ class Peers:
 
     def __init__(self, members: Iterable[Member] = ()) -> None:
         self._members = list(members)
-        self._limits: dict[str, tuple[float, float]] = {}
-        """How slow a call of a kind mostly is, and until when that is believed."""
+        self._limits: dict[str, tuple[float, float, int]] = {}
+        """How long a call of a kind mostly takes, of how many endpoints, and until when that is believed."""
 
     def __repr__(self) -> str:
         return f"Peers({self._members!r})"
@@ -98,17 +98,18 @@ class Peers:
         counts = [other.recent(now, calls) for other in self._witnesses(than, now)]
         return Counts(*map(sum, zip(*counts, strict=True))) if counts else Counts(0, 0, 0, 0)
 
-    def typical(self, kind: str, now: float) -> float:
-        """Return how long a call of this kind mostly takes; infinity if fewer than two endpoints can tell."""
-        until, typical = self._limits.get(kind, (-inf, inf))
+    def typical(self, kind: str, now: float, witnesses: int = 2) -> float:
+        """Return how long a call of this kind mostly takes; infinity if fewer endpoints than so many can tell."""
+        until, typical, known = self._limits.get(kind, (-inf, inf, 0))
         if now >= until:
             found = sorted(time for one in self._witnesses(None, now) if (time := one.typical(kind)) is not None)
             # Of an even number the quicker of the middle ones: of two, one may be slow.
-            typical = found[(len(found) - 1) // 2] if len(found) > 1 else inf
+            known = len(found)
+            typical = found[(known - 1) // 2] if known else inf
             if len(self._limits) >= _KINDS:
                 self._limits.clear()
-            self._limits[kind] = now + _HOLDS, typical
-        return typical
+            self._limits[kind] = now + _HOLDS, typical, known
+        return typical if known >= witnesses else inf
 
     def _witnesses(self, than: Member | None, now: float) -> Iterator[Member]:
         members = self._members
