@@ -22,6 +22,54 @@ def decide(machine: Retries, failure: Failure, left: float = 10.0) -> float | St
     return machine.after(failure, 0.0, 0.5, left)
 
 
+# gRFC A6, "Summary of Retry and Hedging Logic", column "retry policy", and "Transparent Retries": what a server
+# answers, and what is to be done. A float: another attempt after so many seconds.
+A6 = [
+    ("2: retryable/non-fatal", DOWN, 0.1),
+    ("3: fatal", Failure("INVALID_ARGUMENT"), Stop.CODE),
+    ("4: pushback, don't retry (negative)", Failure("UNAVAILABLE", pushback="-1"), Stop.PUSHBACK),
+    ("4: pushback, don't retry (unparsable)", Failure("UNAVAILABLE", pushback="never"), Stop.PUSHBACK),
+    ("5: pushback, retry in n ms", Failure("UNAVAILABLE", pushback="70"), 0.07),
+    ("fatal, whatever its pushback", Failure("INVALID_ARGUMENT", pushback="70"), Stop.CODE),
+    ("committed: response headers came", Failure("UNAVAILABLE", committed=True), Stop.COMMITTED),
+    ("transparent: never left, or never seen by the server's logic", Failure("UNAVAILABLE", unsent=True), 0.0),
+]
+
+
+@pytest.mark.parametrize(("row", "failure", "wanted"), A6)
+def test_decisions_are_those_of_the_table(row: str, failure: Failure, wanted: float | Stop) -> None:
+    assert decide(retries(), failure) == (pytest.approx(wanted) if isinstance(wanted, float) else wanted)
+
+
+@pytest.mark.parametrize(("row", "failure", "wanted"), A6)
+def test_after_the_last_attempt_there_is_none_whatever_the_table_says(
+    row: str, failure: Failure, wanted: float | Stop
+) -> None:
+    machine = retries()
+    for _ in range(3):
+        assert not isinstance(decide(machine, DOWN), Stop)
+    expected = wanted if isinstance(wanted, Stop) and wanted is not Stop.PUSHBACK else Stop.ATTEMPTS
+    # A6: transparent retries do not count toward the limit of attempts.
+    assert decide(machine, failure) == (0.0 if failure.unsent else expected)
+
+
+def test_after_a_pushback_the_next_pause_is_the_initial_one() -> None:
+    machine = retries()
+    assert [decide(machine, f) for f in (DOWN, DOWN, Failure("UNAVAILABLE", pushback="5"), DOWN)] == [
+        pytest.approx(0.1),
+        pytest.approx(0.2),
+        0.005,
+        Stop.ATTEMPTS,
+    ]
+
+
+def test_an_attempt_that_used_up_its_own_time_is_made_again_though_its_code_is_not_in_the_policy() -> None:
+    late = Failure("DEADLINE_EXCEEDED", timed_out=True)
+    assert decide(retries(), late) == pytest.approx(0.1)
+    assert decide(retries(repeatable=False), late) is Stop.NOT_IDEMPOTENT
+    assert decide(retries(), Failure("DEADLINE_EXCEEDED")) is Stop.CODE
+
+
 @pytest.mark.parametrize(
     ("failure", "repeatable", "wanted"),
     [
