@@ -147,7 +147,8 @@ class Site:
         """
         samples = Samples()
         processes = processes if self.scale == 1.0 else 1
-        each = -(-(self.rounds if self.scale < 1.0 else rounds or self.rounds) // processes)
+        asked = max(self.rounds, rounds // 2 if self.quick else rounds) if self.scale == 1.0 else self.rounds
+        each = -(-asked // processes)
         for number in range(processes):
             order = {"arms": arms, "job": dict(job), "calls": self.calls(calls), "rounds": each}
             samples.extend(Samples.of_json(self.child(order, name=f"{arms.rpartition(':')[2]}-{number}")))

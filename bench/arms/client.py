@@ -201,7 +201,9 @@ def alone(job: Job) -> dict[str, Any]:
 async def _alone(job: Job) -> dict[str, Any]:
     address = job["addresses"][0]
     async with AsyncExitStack() as stack:
-        raw, again = [await stack.enter_async_context(grpc.aio.insecure_channel(address)) for _ in range(2)]
+        # A connection for each: by default gRPC gives two channels to one address the same.
+        own = [("grpc.use_local_subchannel_pool", 1)]
+        raw, again = [await stack.enter_async_context(grpc.aio.insecure_channel(address, own)) for _ in range(2)]
         ours = await _ready(await stack.enter_async_context(mesh.connect(SERVICE, endpoints=[address])))
         arms = {name: _caller(channel) for name, channel in (("raw", raw), ("mesh", ours), ("again", again))}
         found = await openloop.drive(arms, rate=job["rate"], seconds=job["seconds"])

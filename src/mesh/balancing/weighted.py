@@ -37,8 +37,10 @@ class _Turn(Generic[T]):
         self.period = 0.0
         self.due = 0.0
 
-    def __lt__(self, other: _Turn[T]) -> bool:
-        return self.due < other.due or (self.due == other.due and self.order < other.order)
+
+_Due = tuple[float, int, _Turn[T]]
+"""When a turn is due, its order among those due at once, and the turn. Tuples of numbers compare twice as fast as
+objects that say how they compare, and a pick among many is little but comparing."""
 
 
 class WeightedRoundRobin(Generic[T]):
@@ -58,7 +60,7 @@ class WeightedRoundRobin(Generic[T]):
         self._use_reports = use_reports
         self._start = start
         self._turns: dict[Candidate[T], _Turn[T]] = {}
-        self._heap: list[_Turn[T]] = []
+        self._heap: list[_Due[T]] = []
         self._time = 0.0
         """Virtual: the deadline of the last pick."""
         self._entered = 0
@@ -73,7 +75,6 @@ class WeightedRoundRobin(Generic[T]):
         """Choose from these from now on; those known before keep their turn."""
         before = self._turns
         self._turns = {c: before.get(c) or self._enter(c) for c in candidates}
-        self._heap = list(self._turns.values())
         self._moving = self._use_reports or any(now - c.since < self._slow_start.window for c in candidates)
         self._weigh(now)
 
@@ -81,25 +82,25 @@ class WeightedRoundRobin(Generic[T]):
         self, now: float, draw: float, tried: Collection[Candidate[T]] = (), key: bytes | None = None
     ) -> Candidate[T] | None:
         """Return the one that is due first among those not in `tried`, or None. Draw and key are not looked at."""
+        if self._moving and now >= self._next_look:
+            self._weigh(now)
         heap = self._heap
         if not heap:
             return None
-        if self._moving and now >= self._next_look:
-            self._weigh(now)
-        turn = heap[0]
+        due, order, turn = heap[0]
         if tried and turn.candidate in tried:
             return self._pick_further(tried)
-        self._time = turn.due
-        turn.due += turn.period
-        heapreplace(heap, turn)
+        self._time = due
+        turn.due = due = due + turn.period
+        heapreplace(heap, (due, order, turn))
         return turn.candidate
 
     def _pick_further(self, tried: Collection[Candidate[T]]) -> Candidate[T] | None:
-        turn = min((t for t in self._heap if t.candidate not in tried), default=None)
+        _, _, turn = min((d for d in self._heap if d[2].candidate not in tried), default=(0.0, 0, None))
         if turn is None:
             return None
         turn.due += turn.period
-        heapify(self._heap)
+        self._line_up()
         return turn.candidate
 
     def _enter(self, candidate: Candidate[T]) -> _Turn[T]:
@@ -111,7 +112,7 @@ class WeightedRoundRobin(Generic[T]):
         self._next_look = now + _PERIOD
         reported = self._reported(now)
         rising = False
-        for turn in self._heap:
+        for turn in self._turns.values():
             candidate = turn.candidate
             age = now - candidate.since
             rising = rising or age < self._slow_start.window
@@ -122,14 +123,18 @@ class WeightedRoundRobin(Generic[T]):
             elif turn.period != period:
                 turn.due = self._time + (turn.due - self._time) * period / turn.period
             turn.period = period
-        heapify(self._heap)
+        self._line_up()
         self._moving = self._use_reports or rising
+
+    def _line_up(self) -> None:
+        self._heap = [(turn.due, turn.order, turn) for turn in self._turns.values()]
+        heapify(self._heap)
 
     def _reported(self, now: float) -> dict[Candidate[T], float]:
         """Return what the reports say, 1 being the average, which those are given that report nothing."""
         if not self._use_reports:
             return {}
-        known = {t.candidate: w for t in self._heap if (w := t.candidate.reported.at(now)) > 0.0}
+        known = {t.candidate: w for t in self._turns.values() if (w := t.candidate.reported.at(now)) > 0.0}
         # gRFC A58: with fewer than two known, all are equal.
         if len(known) < 2:
             return {}
