@@ -45,7 +45,12 @@ async def attempt_again(
 
     Raises the last failure.
     """
-    suffered = [first] if first is not None else []
+    if first is None:
+        try:
+            return await attempt()
+        except AttemptFailed as e:
+            first = e
+    suffered = [first]
 
     async def next_attempt() -> T:
         if suffered:
@@ -60,7 +65,12 @@ async def attempt_again(
 
 def attempt_again_blocking(attempt: Callable[[], T], first: AttemptFailed | None, sleep: Callable[[float], None]) -> T:
     """Do the same in a thread."""
-    suffered = [first] if first is not None else []
+    if first is None:
+        try:
+            return attempt()
+        except AttemptFailed as e:
+            first = e
+    suffered = [first]
 
     def next_attempt() -> T:
         if suffered:
