@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.drill, pytest.mark.alone]
 RATE = 20.0
 
 
-@pytest.mark.parametrize("name", ["key-deleted", "poisoned-record", "prefix-deleted"])
+@pytest.mark.parametrize("name", ["compaction", "key-deleted", "poisoned-record", "prefix-deleted"])
 def test_drill_is_met_on_both_clients(name: str) -> None:
     fault = REGISTRY[name]
     fault = replace(fault, setup=replace(fault.setup, rate=RATE))

@@ -12,7 +12,7 @@ draws = st.floats(0, 1, exclude_max=True)
 
 def test_pauses_double_up_to_the_longest() -> None:
     again = Reconnect()
-    assert [again.failed(0.0) for _ in range(6)] == [pause / 2 for pause in (0.05, 0.1, 0.2, 0.4, 0.8, 0.8)]
+    assert [again.failed(0.0) for _ in range(6)] == [pause / 2 for pause in (0.05, 0.1, 0.2, 0.4, 0.5, 0.5)]
 
 
 def test_after_a_success_they_begin_anew() -> None:

@@ -8,7 +8,7 @@ either, and Kratos, which gives up after five tries, loses its instances.
 from __future__ import annotations
 
 FIRST = 0.05
-LONGEST = 0.8
+LONGEST = 0.5
 # Checking a password costs etcd 0.1 s of CPU; a fleet with a wrong one must not keep it busy.
 _PATIENCE = 10.0
 
