@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,15 @@ from support.stack import Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.alone, pytest.mark.xdist_group("stack")]
 
-# Quiet and abuse take turns, because the p99 of some seconds also tells what else the machine does, by a factor of two
-# and more. The bound counts as broken when six of seven turns are beyond it: one case in sixteen where the ratio is
-# just 2 (sign test), none where it is well below. Abusers have the lowest priority: in the world they bring a processor
-# of their own.
-TURNS, BEYOND = 7, 6
+# Quiet and abuse take turns, so that what else the machine does falls on both; the p99 is of all turns of a kind, since
+# that of two seconds is the fourth slowest call and mostly chance. Abusers have the lowest priority: in the world they
+# bring a processor of their own.
+TURNS = 7
 SECONDS = 2.0
 RATE = 200.0
 CONNECTIONS = {"rapid_reset": 4, "ping_flood": 4, "settings_flood": 4, "zero_window": 10, "slow_headers": 200}
+CONNECTIONS["readers"] = CONNECTIONS["zero_window"]
+USERS = 1000
 
 
 @contextmanager
@@ -67,20 +69,64 @@ def memory(pid: int) -> int:
     return pages * 4096
 
 
-@pytest.mark.parametrize("way", CONNECTIONS)
-def test_other_callers_hardly_notice(way: str, stack: Stack) -> None:
+async def fill(address: str) -> None:
+    """Make users enough for a page of the largest size."""
+    client = Client(address)
+
+    async def some(lane: int) -> None:
+        for number in range(USERS // 10):
+            user = {"name": "A User", "email": f"flood-{lane}-{number}@example.com"}
+            assert (await client.ask("POST", "/v1/users", user)).status in {200, 409}
+
+    await asyncio.gather(*map(some, range(10)))
+    await client.close()
+
+
+@dataclass
+class Turns:
+    """What other callers saw in turns of quiet and of abuse, and how much memory that took."""
+
+    quiet: list[Outcome]
+    abused: list[Outcome]
+    grown: int
+
+    @property
+    def p99(self) -> float:
+        """Times by which the p99 of others grew."""
+        quiet, abused = Report("quiet", self.quiet), Report("abused", self.abused)
+        assert not quiet.failed, quiet
+        assert not abused.failed, abused
+        return abused.percentile(0.99) / quiet.percentile(0.99)
+
+
+def take_turns(stack: Stack, way: str, beside: str = "") -> Turns:
+    """Measure without and with abuse; `beside` is what is done instead of nothing."""
     envoy = stack.process("envoy").pid
     asyncio.run(measure(stack.edge))  # warm
-    held, ratios = memory(envoy), list[float]()
-
+    held = most = memory(envoy)
+    turns = Turns([], [], 0)
     for _ in range(TURNS):
-        quiet = Report("quiet", asyncio.run(measure(stack.edge)))
+        with abuse(stack.edge, beside) if beside else nullcontext():
+            turns.quiet += asyncio.run(measure(stack.edge))
         with abuse(stack.edge, way):
-            abused = Report("abused", asyncio.run(measure(stack.edge)))
-        assert not abused.failed, abused
-        assert memory(envoy) - held <= 100_000_000
-        ratios.append(abused.percentile(0.99) / quiet.percentile(0.99))
+            turns.abused += asyncio.run(measure(stack.edge))
+            most = max(most, memory(envoy))
+    turns.grown = most - held
+    print(f"{way}: p99 grew {turns.p99:.2f} times, memory by {turns.grown / 1e6:.0f} MB")
+    return turns
 
-    grown = (memory(envoy) - held) / 1e6
-    print(f"{way}: p99 grew by {' '.join(f'{ratio:.1f}' for ratio in ratios)}, memory by {grown:.0f} MB")
-    assert sum(ratio > 2 for ratio in ratios) < BEYOND, ratios
+
+@pytest.mark.parametrize("way", ["rapid_reset", "ping_flood", "settings_flood", "slow_headers"])
+def test_other_callers_hardly_notice(way: str, stack: Stack) -> None:
+    turns = take_turns(stack, way)
+    assert turns.p99 <= 2
+    assert turns.grown <= 100_000_000
+
+
+def test_readers_that_take_nothing_cost_others_no_more_than_readers_that_take_all(stack: Stack) -> None:
+    # The pages themselves do cost: ten at once, of 1000 users each, are 65 ms of Envoy's transcoding. Whether anybody
+    # takes them must make no difference, and what is not taken must not be kept without a bound.
+    asyncio.run(fill(stack.edge))
+    turns = take_turns(stack, "zero_window", beside="readers")
+    assert turns.p99 <= 2
+    assert turns.grown <= 100_000_000

