@@ -130,7 +130,7 @@ _PROGRAM = textwrap.dedent("""
         server = aio.server(options=[
             ("grpc.so_reuseport", 0),
             ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),
+            ("grpc.http2.min_ping_interval_without_data_ms", 500),
         ])
         handlers = {"UU": grpc.unary_unary_rpc_method_handler(echo)}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.Test", handlers),))

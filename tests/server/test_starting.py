@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc._cython import cygrpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mesh.client.options import connection_options
@@ -19,7 +20,7 @@ from mesh.etcd import EtcdStore
 from mesh.instance import Endpoint, State
 from mesh.memory import MemoryStore
 from mesh.registry.record import contract_key, decode, instance_key, service_prefix
-from mesh.server import Server
+from mesh.server import Server, limits
 from mesh.settings import Settings
 from mesh.store import Lease
 from support.echo import SERVICE, EchoRequest, EchoServicer, EchoServiceStub
@@ -204,3 +205,28 @@ def test_the_pings_of_its_own_clients_are_welcome() -> None:
             assert (await stub.Unary(EchoRequest(text="x", sleep=4.5), timeout=9)).text == "x"
 
     asyncio.run(story())
+
+
+def test_a_quiet_connection_of_its_own_clients_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the ten strikes that are allowed it would take as many seconds to see."""
+    monkeypatch.setattr(limits, "PING_STRIKES", 1)
+
+    async def story() -> None:
+        options = connection_options(ours=True)
+        async with (
+            echo_server() as server,
+            grpc.aio.insecure_channel(str(server.endpoint), options=options) as channel,
+        ):
+            await EchoServiceStub(channel).Unary(EchoRequest(text="connect"))
+            assert channel.get_state() is grpc.ChannelConnectivity.READY
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(channel.wait_for_state_change(grpc.ChannelConnectivity.READY), 3.5)
+
+    asyncio.run(story())
+
+
+def test_channel_arguments_are_such_that_grpc_knows() -> None:
+    """It ignores the others, in silence."""
+    library = Path(cygrpc.__file__).read_bytes()
+    asked = [*limits.server_options(), *connection_options(ours=True), *connection_options(ours=False)]
+    assert [name for name, _ in asked if name.encode() not in library] == []

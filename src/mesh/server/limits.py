@@ -44,7 +44,7 @@ def server_options() -> tuple[Option, ...]:
         ("grpc.max_concurrent_streams", CONCURRENT_STREAMS),
         ("grpc.max_connection_age_ms", CONNECTION_AGE_MS),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_INTERVAL_ADMITTED_MS),
+        ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_ADMITTED_MS),
         ("grpc.http2.max_ping_strikes", PING_STRIKES),
         ("grpc.keepalive_time_ms", PING_EVERY_MS),
         ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
