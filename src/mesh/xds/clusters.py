@@ -34,7 +34,7 @@ _RETRY_SHARE, _RETRIES_ALWAYS = 40.0, 20
 _LOOK_EVERY, _LOOK_EVERY_AT_MOST = 2.0, 30.0
 # A breaker lets a few probes through and opens again; an instance comes back here with its whole share, and Envoy knows
 # nothing of a process that was started again. So it comes back sooner, as shares of `open_for`.
-_FIRST_EJECTION, _LONGEST_EJECTION = 0.25, 0.4
+_FIRST_EJECTION, _LONGEST_EJECTION = 1 / 3, 0.4
 _TOLD_ONLY = (BreakerMode.DISABLED, BreakerMode.METRICS_ONLY)
 _MAX_CALLS, _MAX_CONNECTIONS = 10_000, 1024
 _IN_TURN = BalancerPolicy()
