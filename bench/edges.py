@@ -1,5 +1,5 @@
-"""What stands behind the edges: `python -m bench.edges`. A service that answers with a constant, and a control plane
-that knows it. Prints both addresses, and serves until its stdin ends.
+"""What stands behind the edges: `python -m bench.edges [PORT]`. A control plane, and, unless one listens at that port
+already, a service that answers with a constant. Prints both addresses, and serves until its stdin ends.
 """
 
 from __future__ import annotations
@@ -35,13 +35,19 @@ class Users(users_pb2_grpc.UserServiceServicer):
         return _user(request.user.id or "made-here", request.user.name, request.user.email)
 
 
+def answer() -> bytes:
+    """Return what the service says, as bytes."""
+    told: bytes = _user("ada", "Ada Lovelace", "ada@example.org").SerializeToString()
+    return told
+
+
 def _user(number: str, name: str, email: str) -> Any:
     return users_pb2.User(
         id=number, name=name, email=email, create_time=_THEN, update_time=_THEN, etag="W-0123456789abcdef"
     )
 
 
-async def _serve() -> None:
+async def _service() -> int:
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     users_pb2_grpc.add_UserServiceServicer_to_server(Users(), server)
     healthy = health.HealthServicer()
@@ -49,13 +55,20 @@ async def _serve() -> None:
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
+    _kept.append(server)
+    return port
+
+
+async def _serve(port: int) -> None:
+    port = port or await _service()
     views = Views()
     views.set(SERVICE, instance(SERVICE, 1, port, contract=views.add_contract(SERVICE)))
     async with ControlPlane(views) as plane:
         print(json.dumps({"service": f"127.0.0.1:{port}", "plane": str(plane.endpoint)}), flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    await server.stop(0)
 
+
+_kept: list[object] = []
 
 if __name__ == "__main__":
-    asyncio.run(_serve())
+    asyncio.run(_serve(int(sys.argv[1]) if sys.argv[1:] else 0))

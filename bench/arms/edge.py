@@ -6,22 +6,25 @@ A closed loop: so many connections, one call at a time on each, for HTTP/1.1 and
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-import grpc
-
-from bench import openloop
-from bench.http1 import Connection, request
+from bench import http1, http2, openloop
+from bench.edges import SERVICE
+from bench.http1 import request
 from bench.measure import Arm
-from users.v1 import users_pb2, users_pb2_grpc
+from users.v1 import users_pb2
 
-CONNECTIONS = 16
+CONNECTIONS = 32
 _BODY = b'{"name": "Ada Lovelace", "email": "ada@example.org"}'
 _USER = users_pb2.User(name="Ada Lovelace", email="ada@example.org")
-_OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
+_MESSAGES = {
+    "get": ("GetUser", users_pb2.GetUserRequest(id="ada")),
+    "create": ("CreateUser", users_pb2.CreateUserRequest(user=_USER)),
+}
 
 Job = Mapping[str, Any]
 Arms = tuple[Arm, Mapping[str, Arm]]
@@ -67,31 +70,22 @@ async def _latency(job: Job) -> dict[str, Any]:
 @asynccontextmanager
 async def _three(job: Job, method: str) -> AsyncIterator[Arms]:
     async with AsyncExitStack() as stack:
-        stubs = [await _stub(stack, job["edge"]) for _ in range(CONNECTIONS)]
-        grpc_calls = [_grpc(stub, method) for stub in stubs]
+        grpc_calls = await _grpc(stack, job["edge"], method)
         json_calls = await _json(stack, job["edge"], method)
         gateway_calls = await _json(stack, job["gateway"], method)
         envoy, gateway = [job["edge_pid"]], [job["gateway_pid"]]
         yield (
             Arm(_loop(grpc_calls), envoy),
-            {
-                "json": Arm(_loop(json_calls), envoy),
-                "gateway": Arm(_loop(gateway_calls), gateway),
-                "shared": Arm(_loop(grpc_calls[:1] * CONNECTIONS), envoy),
-            },
+            {"json": Arm(_loop(json_calls), envoy), "gateway": Arm(_loop(gateway_calls), gateway)},
         )
 
 
-async def _stub(stack: AsyncExitStack, address: str) -> Any:
-    channel = await stack.enter_async_context(grpc.aio.insecure_channel(address, options=_OWN_CONNECTION))
-    await channel.channel_ready()
-    return users_pb2_grpc.UserServiceStub(channel)
-
-
-def _grpc(stub: Any, method: str) -> Call:
-    if method == "get":
-        return lambda: stub.GetUser(users_pb2.GetUserRequest(id="ada"), timeout=10)
-    return lambda: stub.CreateUser(users_pb2.CreateUserRequest(user=_USER), timeout=10)
+async def _grpc(stack: AsyncExitStack, address: str, method: str) -> list[Call]:
+    name, message = _MESSAGES[method]
+    connections = [await http2.Connection.open(address, f"/{SERVICE}/{name}") for _ in range(CONNECTIONS)]
+    for connection in connections:
+        stack.callback(connection.close)
+    return [functools.partial(connection.ask, message.SerializeToString()) for connection in connections]
 
 
 async def _json(stack: AsyncExitStack, address: str, method: str) -> list[Call]:
@@ -99,14 +93,10 @@ async def _json(stack: AsyncExitStack, address: str, method: str) -> list[Call]:
         message = request("GET", "/v1/users/ada", address)
     else:
         message = request("POST", "/v1/users", address, _BODY)
-    connections = [await Connection.open(address) for _ in range(CONNECTIONS)]
+    connections = [await http1.Connection.open(address) for _ in range(CONNECTIONS)]
     for connection in connections:
         stack.callback(connection.close)
-    return [_asking(connection, message) for connection in connections]
-
-
-def _asking(connection: Connection, message: bytes) -> Call:
-    return lambda: connection.ask(message)
+    return [functools.partial(connection.ask, message) for connection in connections]
 
 
 def _loop(calls: list[Call]) -> Callable[[int], Awaitable[object]]:

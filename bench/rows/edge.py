@@ -2,21 +2,24 @@
 
 Both stand before the same service, which answers with a constant; what is measured is the CPU of the one process
 between it and the callers: Envoy with one worker, everything in envoy/front.yaml on; uvicorn with uvloop and httptools,
-its access log off.
+its access log off. Callers and service are as cheap as they can be (uvloop; Go, where there is Go), so that either edge
+has a core to itself and is busy: what a request costs one that waits between requests is mostly the waking.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from bench import openloop
-from bench.edges import SERVICE
+from bench import ROOT, openloop
+from bench.edges import SERVICE, answer
 from bench.measure import Finding, Samples, compare
 from bench.openloop import Latencies
 from bench.row import Skipped, Spec, measures
@@ -69,10 +72,7 @@ def latency(site: Site) -> Finding:
 def _json(site: Site, arms: str, rate: str, transcoder: str) -> dict[str, Finding]:
     with _edges(site, "gateway") as job:
         samples = site.compare(_ARMS + arms, job, calls=500)
-    against_grpc = samples.compared("json")
-    shared = samples.compared("shared")
-    against_grpc.facts = {"grpc_on_one_connection": shared.ours}
-    return {rate: _per_core(samples), transcoder: against_grpc}
+    return {rate: _per_core(samples), transcoder: samples.compared("json")}
 
 
 def _per_core(samples: Samples) -> Finding:
@@ -90,12 +90,12 @@ def _edges(site: Site, beside: str) -> Iterator[dict[str, Any]]:
 
     if importlib.util.find_spec("uvicorn") is None or importlib.util.find_spec("fastapi") is None:
         raise Skipped("no FastAPI here: pip install 'grpc-mesh[bench]'")
-    behind = json.loads(site.python("-m", "bench.edges", name="edges").line())
+    behind = json.loads(site.python("-m", "bench.edges", *_behind(site), name="edges").line())
     plane = Endpoint.parse(behind["plane"])
     with ExitStack() as stack:
         envoy = stack.enter_context(Envoy(site.folder, plane, name=f"fed-{plane.port}"))
         envoy.wait_ready()
-        job = {"edge": str(envoy.edge), "edge_pid": envoy.pid}
+        job = {"edge": str(envoy.edge), "edge_pid": envoy.pid, "loop": "uvloop"}
         if beside == "gateway":
             yield job | _gateway(site, behind["service"])
         else:
@@ -103,6 +103,18 @@ def _edges(site: Site, beside: str) -> Iterator[dict[str, Any]]:
             stack.enter_context(fixed)
             fixed.wait_ready()
             yield job | {"fixed": str(fixed.edge), "fixed_pid": fixed.pid}
+
+
+def _behind(site: Site) -> list[str]:
+    """Start the service in Go; return its port for `bench.edges`, or nothing without Go: then that serves itself."""
+    go = shutil.which("go")
+    if go is None:
+        site.tell("no Go here: the service behind is in Python and takes CPU that the edges could have")
+        return []
+    program = ROOT / ".tools" / "bin" / "behind"
+    command = [go, "build", "-ldflags=-s -w", "-o", str(program), "."]
+    subprocess.run(command, cwd=ROOT / "bench" / "behind", check=True, capture_output=True, timeout=600)
+    return [site.start([str(program), answer().hex()], name="behind", env={"GOMAXPROCS": "1"}).line()]
 
 
 def _gateway(site: Site, service: str) -> dict[str, Any]:
