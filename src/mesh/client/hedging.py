@@ -168,7 +168,7 @@ class HedgedCall(UnaryUnaryCall):
             took = now - other.started
             other.connection.call_ended()
             other.connection.given_up += 1
-            other.permit.record(Outcome.NEUTRAL, now)
+            other.permit.record(Outcome.NEUTRAL, now, 0.5, took, self._method.timed)
             self._pacer.took(took)
             self._method.attempts("CANCELLED").inc()
             self.attempts += (AttemptRecord(other.slot.name, "CANCELLED", took * 1000, _LOST),)
