@@ -1,7 +1,7 @@
 """Callers of gRPC for the bench: HTTP/2 connections with one call at a time on each.
 
-Written by hand (RFC 9113, RFC 7541), so that a call costs its caller as little as one of HTTP/1.1 in `http1`. A channel of
-gRPC's own costs several times that, and the edge would be given fewer calls, and dearer ones, than by those callers.
+Written by hand (RFC 9113, RFC 7541), so that a call costs its caller as little as one of HTTP/1.1 in `http1`. A
+channel of gRPC's own costs several times that, and the edge would be given fewer calls, and dearer ones.
 
 Answers are looked into only so far that a call without a message, or one that was reset, fails.
 """
