@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import ROOT, guard, machine, paper, row
-from bench.measure import CONTROL, Finding
+from bench.measure import CONTROL, Finding, Samples
 from bench.row import Measurement, Skipped
 from bench.site import Site
 
@@ -98,14 +98,18 @@ def _run(chosen: Sequence[Measurement], given: argparse.Namespace) -> int:
 
 
 def _control(site: Site) -> float:
-    """Measure the session's control: a raw stub against itself."""
+    """Measure the session's control: a raw stub against itself; over twice as many rounds where it is out at first."""
     site.label = "A/A control"
-    site.sweep()
-    _, address = site.serve("plain")
-    found = site.compare("bench.arms.client:control", {"addresses": [address]}, calls=400, rounds=60).control
-    site.tell(f"the same thing against itself: {found:.3f}")
-    site.sweep()
-    return found
+    samples = Samples()
+    for _ in range(2):
+        _, address = site.serve("plain")
+        job = {"addresses": [address]}
+        samples.extend(site.compare("bench.arms.client:control", job, calls=400, rounds=60))
+        site.sweep()
+        site.tell(f"the same thing against itself: {samples.control:.3f}")
+        if CONTROL[0] <= samples.control <= CONTROL[1] or site.scale < 1.0:
+            break
+    return samples.control
 
 
 def _tell_void(session: paper.Session) -> bool:

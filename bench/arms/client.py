@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -18,6 +19,8 @@ from bench.arms.assembled import assembled
 from bench.measure import Arm
 from bench.serving import ECHO, STREAM
 from mesh import blocking
+from mesh.contract.policies import policies_of
+from mesh.policy import HedgingPolicy, MethodPolicy
 from users.v1 import users_pb2, users_pb2_grpc
 
 SERVICE = "users.v1.UserService"
@@ -52,6 +55,16 @@ def stub_of(channel: Any) -> Any:
     return users_pb2_grpc.UserServiceStub(channel)
 
 
+def plain() -> dict[str, MethodPolicy]:
+    """Return the contract's policies without hedging: what it is compared with has none."""
+    return {path: replace(policy, hedging=HedgingPolicy()) for path, policy in policies_of(SERVICE).items()}
+
+
+def connect(addresses: Sequence[str]) -> Any:
+    """Return our channel: round robin, retry, breaker, deadline and metrics."""
+    return mesh.connect(SERVICE, endpoints=addresses, policies=plain())
+
+
 def core_round_robin(addresses: Sequence[str]) -> grpc.aio.Channel:
     """Return a channel on which gRPC itself takes the addresses in turns."""
     return grpc.aio.insecure_channel(f"ipv4:{','.join(addresses)}", options=[("grpc.service_config", _ROUND_ROBIN)])
@@ -75,15 +88,25 @@ async def control(job: Job) -> AsyncIterator[Arms]:
 async def one(job: Job) -> AsyncIterator[Arms]:
     """A raw stub, and ours on the same address."""
     address = job["addresses"][0]
-    async with grpc.aio.insecure_channel(address) as raw, mesh.connect(SERVICE, endpoints=[address]) as ours:
+    async with grpc.aio.insecure_channel(address) as raw, connect([address]) as ours:
         await _ready(ours)
         yield Arm(many(stub_of(raw))), {"mesh": Arm(many(stub_of(ours)))}
 
 
 @asynccontextmanager
+async def hedged(job: Job) -> AsyncIterator[Arms]:
+    """Our stub without hedging, and with it."""
+    addresses = job["addresses"]
+    async with connect(addresses) as without, mesh.connect(SERVICE, endpoints=addresses) as ours:
+        await _ready(without)
+        await _ready(ours)
+        yield Arm(many(stub_of(without))), {"mesh": Arm(many(stub_of(ours)))}
+
+
+@asynccontextmanager
 async def three(job: Job) -> AsyncIterator[Arms]:
     """gRPC's own round robin, and ours over the same three."""
-    async with core_round_robin(job["addresses"]) as core, mesh.connect(SERVICE, endpoints=job["addresses"]) as ours:
+    async with core_round_robin(job["addresses"]) as core, connect(job["addresses"]) as ours:
         await _ready(ours)
         yield Arm(many(stub_of(core))), {"mesh": Arm(many(stub_of(ours)))}
 
@@ -91,7 +114,7 @@ async def three(job: Job) -> AsyncIterator[Arms]:
 @asynccontextmanager
 async def against_assembled(job: Job) -> AsyncIterator[Arms]:
     """The same features put together from interceptors on gRPC's own round robin, and ours."""
-    async with assembled(job["addresses"]) as theirs, mesh.connect(SERVICE, endpoints=job["addresses"]) as ours:
+    async with assembled(job["addresses"]) as theirs, connect(job["addresses"]) as ours:
         await _ready(ours)
         yield Arm(many(stub_of(theirs))), {"mesh": Arm(many(stub_of(ours)))}
 
@@ -122,7 +145,7 @@ async def unary_stream(job: Job) -> AsyncIterator[Arms]:
         return _streams(one_stream)
 
     address = job["addresses"][0]
-    async with grpc.aio.insecure_channel(address) as raw, mesh.connect(SERVICE, endpoints=[address]) as ours:
+    async with grpc.aio.insecure_channel(address) as raw, connect([address]) as ours:
         await _ready(ours)
         yield Arm(reads(raw)), {"mesh": Arm(reads(ours))}
 
@@ -145,7 +168,7 @@ async def stream_stream(job: Job) -> AsyncIterator[Arms]:
         return _streams(one_stream)
 
     address = job["addresses"][0]
-    async with grpc.aio.insecure_channel(address) as raw, mesh.connect(SERVICE, endpoints=[address]) as ours:
+    async with grpc.aio.insecure_channel(address) as raw, connect([address]) as ours:
         await _ready(ours)
         yield Arm(talks(raw)), {"mesh": Arm(talks(ours))}
 
@@ -184,7 +207,10 @@ async def threads(job: Job) -> AsyncIterator[Arms]:
         return run
 
     address = job["addresses"][0]
-    with grpc.insecure_channel(address) as raw, blocking.connect(SERVICE, endpoints=[address]) as ours:
+    with (
+        grpc.insecure_channel(address) as raw,
+        blocking.connect(SERVICE, endpoints=[address], policies=plain()) as ours,
+    ):
         yield Arm(calls(raw)), {"mesh": Arm(calls(ours))}
 
 
@@ -204,7 +230,7 @@ async def _alone(job: Job) -> dict[str, Any]:
         # A connection for each: by default gRPC gives two channels to one address the same.
         own = [("grpc.use_local_subchannel_pool", 1)]
         raw, again = [await stack.enter_async_context(grpc.aio.insecure_channel(address, own)) for _ in range(2)]
-        ours = await _ready(await stack.enter_async_context(mesh.connect(SERVICE, endpoints=[address])))
+        ours = await _ready(await stack.enter_async_context(connect([address])))
         arms = {name: _caller(channel) for name, channel in (("raw", raw), ("mesh", ours), ("again", again))}
         found = await openloop.drive(arms, rate=job["rate"], seconds=job["seconds"])
     return {name: latencies.to_json() for name, latencies in found.items()}

@@ -57,6 +57,12 @@ def three(site: Site) -> Finding:
     return _compared(site, "three", servers=3)
 
 
+@measures(Spec("client.hedged", "three instances, 50 calls in flight, hedging on", "the same with hedging off"))
+def hedged(site: Site) -> Finding:
+    """What it costs to be ready for a second attempt; hardly one is made."""
+    return _compared(site, "hedged", servers=3)
+
+
 @measures(
     Spec(
         "client.assembled",
