@@ -1,7 +1,8 @@
 """The blocking twin of `mesh.connect`: a `grpc.Channel` for threads.
 
 It is a face only. Registry, connections, retries and breakers live in an asyncio channel on one daemon thread
-(`thread`), so every decision is the same; a call goes there and its result comes back.
+(`thread`), so every decision is the same; a call goes there and its result comes back. Plain unary calls are begun,
+and mostly ended, in the threads of their callers (`sync`).
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from mesh.client import channel as asynchronous
-from mesh.client.blocking_call import BlockingCall
+from mesh.client.blocking_call import BlockingCall, response_of
 from mesh.client.blocking_error import BlockingCallError
 from mesh.client.connect import connect as connect_async
 from mesh.client.errors import attempts
+from mesh.client.sync import can_begin, make_call
 from mesh.client.thread import LoopThread
 from mesh.clock import Clock, Dice
 from mesh.instance import Endpoint
@@ -198,12 +200,35 @@ def _options(
 
 
 class _UnaryUnary(_MultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]  # at run time it takes none
-    def __call__(self, request: Any, *args: Any, **kwargs: Any) -> Any:
-        return self.with_call(request, *args, **kwargs)[0]
+    def __call__(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._make(False, request, timeout, metadata, credentials, wait_for_ready, compression)[0]
 
-    def with_call(self, request: Any, *args: Any, **kwargs: Any) -> Any:
-        call = self.future(request, *args, **kwargs)
-        return _response(call), call
+    def with_call(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._make(True, request, timeout, metadata, credentials, wait_for_ready, compression)
+
+    def _make(self, telling: bool, *arguments: Any) -> tuple[Any, Any]:
+        thread, method = self._channel.thread(), self._inner._method
+        thread.check()
+        if can_begin(method):
+            return make_call(thread, telling, (method, *arguments))
+        call = self.future(*arguments)
+        return response_of(call), call
 
     def future(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         return self._one(request, True, _options(*args, **kwargs))
@@ -220,7 +245,7 @@ class _StreamUnary(_MultiCallable, grpc.StreamUnaryMultiCallable):  # type: igno
 
     def with_call(self, request_iterator: Any, *args: Any, **kwargs: Any) -> Any:
         call = self.future(request_iterator, *args, **kwargs)
-        return _response(call), call
+        return response_of(call), call
 
     def future(self, request_iterator: Any, *args: Any, **kwargs: Any) -> Any:
         return self._many(request_iterator, True, _options(*args, **kwargs))
@@ -229,14 +254,3 @@ class _StreamUnary(_MultiCallable, grpc.StreamUnaryMultiCallable):  # type: igno
 class _StreamStream(_MultiCallable, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg]  # as above
     def __call__(self, request_iterator: Any, *args: Any, **kwargs: Any) -> Any:
         return self._many(request_iterator, False, _options(*args, **kwargs))
-
-
-def _response(call: BlockingCall) -> Any:
-    """Wait for the response as a plain call does: a cancellation is an RpcError there, not
-    grpc.FutureCancelledError.
-    """
-    try:
-        return call.result()
-    except grpc.FutureCancelledError:
-        assert call._error is not None
-        raise call._error from None

@@ -251,3 +251,14 @@ def _cancelled(call: Any) -> BlockingCallError:
     error = CallError(grpc.StatusCode.CANCELLED, aio.Metadata(), aio.Metadata(), LOCALLY_CANCELLED, "")
     error.attempts = call.attempts
     return BlockingCallError(error)
+
+
+def response_of(call: BlockingCall) -> Any:
+    """Wait for the response as a plain call does: a cancellation is an RpcError there, not
+    grpc.FutureCancelledError.
+    """
+    try:
+        return call.result()
+    except grpc.FutureCancelledError:
+        assert call._error is not None
+        raise call._error from None

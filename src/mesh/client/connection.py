@@ -11,6 +11,8 @@ import grpc
 from grpc import aio
 
 from mesh.client.options import connection_options
+from mesh.client.sync_twin import Twins, connector
+from mesh.client.thread import LoopThread
 
 Told = Callable[[bool, bool], None]
 """Hears (connected, failing) whenever the connection changes."""
@@ -27,6 +29,9 @@ class Connection:
             self.channel = aio.insecure_channel(target, options=options)
         else:
             self.channel = aio.secure_channel(target, credentials, options=options)
+        self.twins: Twins | None = None
+        """Connections of the blocking kind beside this one, where threads make calls themselves."""
+        self._connect_twin = connector(target, credentials, options)
         self.in_flight = 0
         # For `mesh.resilience.stall`, which says what they are.
         self.streams = self.answered = self.given_up = 0
@@ -38,6 +43,17 @@ class Connection:
         self._state: grpc.ChannelConnectivity | None = None
         self._watch = asyncio.get_running_loop().create_task(self._watch_state(), name=f"mesh watch {target}")
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether no attempt is to begin here any more."""
+        return self._closed
+
+    def twins_of(self, thread: LoopThread) -> Twins:
+        """Return the connections for calls that threads make themselves. Call it with the loop's lock."""
+        if self.twins is None:
+            self.twins = Twins(thread, self._connect_twin)
+        return self.twins
+
     def check(self) -> None:
         """Ask for the state now: an attempt has just failed, and the watch may hear of it later than we need it."""
         if self._closed:
@@ -46,29 +62,45 @@ class Connection:
         state = self.channel.get_state(try_to_connect=True)
         if state is not self._state:
             self._state = state
+            if self.twins is not None and state is not grpc.ChannelConnectivity.READY:
+                self.twins.retire()
             self._told(state is grpc.ChannelConnectivity.READY, state is grpc.ChannelConnectivity.TRANSIENT_FAILURE)
 
     async def close(self, grace: float | None = None) -> None:
         """Give calls in flight so many seconds, cut the rest, and let go. Nobody begins a call here any more."""
         self._closed = True
         self._watch.cancel()
+        if self.twins is not None:
+            self.twins.retire()
         try:
             if grace and self.in_flight:
                 self._drained = asyncio.get_running_loop().create_future()
                 await asyncio.wait([self._drained], timeout=grace)
         finally:
             self.is_cut = True
+            if self.twins is not None:
+                await self.twins.close()
             await self.channel.close()
         await asyncio.gather(self._watch, return_exceptions=True)
 
     def call_ended(self) -> None:
         """Count a call out. Whoever begins one counts it in, on `in_flight`."""
         self.in_flight -= 1
-        if self._drained is not None and not self.in_flight and not self._drained.done():
-            self._drained.set_result(None)
+        if self._drained is not None:
+            self.settle()
+
+    def settle(self) -> None:
+        """Let `close` go on if nothing is in flight. In any thread that has the loop's lock, or on the loop."""
+        if self._drained is not None and not self.in_flight:
+            self._drained.get_loop().call_soon_threadsafe(_wake, self._drained)
 
     async def _watch_state(self) -> None:
         while not self._closed:
             self.check()
             assert self._state is not None
             await self.channel.wait_for_state_change(self._state)
+
+
+def _wake(drained: asyncio.Future[None]) -> None:
+    if not drained.done():
+        drained.set_result(None)

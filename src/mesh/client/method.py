@@ -75,7 +75,7 @@ class Method:
         self.calls_ok = metrics.CLIENT_CALLS.labels(self.service, self.name, "OK")
         self.attempts_ok = metrics.CLIENT_ATTEMPTS.labels(self.service, self.name, "OK")
         self.seconds = metrics.CLIENT_CALL_SECONDS.labels(self.service, self.name)
-        tally = Tally((self.calls_ok, self.attempts_ok), self.seconds, pool.lookout.look)
+        tally = Tally((self.calls_ok, self.attempts_ok), self.seconds, pool.later, pool.lookout.look)
         self.succeeded = tally.add
         pool.tallies.add(tally)
 

@@ -104,6 +104,11 @@ class Pool:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    def later(self, seconds: float, work: Callable[[], object]) -> None:
+        """Have something done on the loop after so many seconds. In any thread that has the loop's lock."""
+        assert self.loop is not None
+        self.loop.call_soon_threadsafe(self.loop.call_later, seconds, work)
+
     @property
     def is_hopeless(self) -> bool:
         """Whether waiting is pointless for now: the registry was read, and no connection is being made."""

@@ -6,7 +6,6 @@ metrics page shows may be some milliseconds old. Failed calls are counted at onc
 
 from __future__ import annotations
 
-import asyncio
 from bisect import bisect_left
 from collections.abc import Callable
 
@@ -17,15 +16,24 @@ _FLUSH_AFTER = 0.05
 
 
 class Tally:
-    """Counts for one method, from one event loop."""
+    """Counts for one method. Not locked: one loop, or one lock, owns it."""
 
-    __slots__ = ("__weakref__", "_bounds", "_calls", "_counters", "_flushed", "_histogram", "_scheduled", "_seconds")
+    __slots__ = (
+        "__weakref__", "_bounds", "_calls", "_counters", "_flushed", "_histogram", "_later", "_scheduled", "_seconds",
+    )  # fmt: skip
 
-    def __init__(self, counters: tuple[Counter, ...], histogram: Histogram, flushed: Callable[[], object]) -> None:
-        """`flushed` hears whenever counts were handed over."""
-        self._flushed = flushed
+    def __init__(
+        self,
+        counters: tuple[Counter, ...],
+        histogram: Histogram,
+        later: Callable[[float, Callable[[], object]], object],
+        flushed: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`later` has something done after so many seconds, by whoever owns this; `flushed` hears of it afterwards."""
         self._counters = counters
         self._histogram = histogram
+        self._later = later
+        self._flushed = flushed
         # Not public, and the same since 2018; a test holds the library to it. Publicly nothing adds many at once.
         self._bounds: list[float] = histogram._upper_bounds
         self._calls = [0] * len(self._bounds)
@@ -38,7 +46,7 @@ class Tally:
         self._seconds += seconds
         if not self._scheduled:
             self._scheduled = True
-            asyncio.get_running_loop().call_later(_FLUSH_AFTER, self.flush)
+            self._later(_FLUSH_AFTER, self.flush)
 
     def flush(self) -> None:
         """Hand over what was counted."""

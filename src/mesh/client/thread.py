@@ -1,9 +1,21 @@
-"""The event loop behind every blocking channel of this process: one daemon thread, started with the first of them."""
+"""The event loop behind every blocking channel of this process: one daemon thread, started with the first of them.
+
+What belongs to the loop (rosters, breakers, budgets, counts) is not locked; the loop's thread owns it. Here threads
+want to touch it as well, for calls that they make themselves (`mesh.client.sync`). So the loop owns a lock, `state`,
+all the time but while it waits for news in its selector: `with thread.gate, thread.state:` is a moment in which the
+loop stands still between two of its steps, and every machine is whole. The asyncio client knows nothing of it and pays
+nothing.
+
+`gate` makes it fair: a loop that is busy lets go of `state` for a microsecond only, and a thread that was woken for it
+would come too late for ever. Whoever waits for `state` holds `gate`, and the loop has to pass it too. Both can be taken
+again by the thread that has them, because a finalizer or a signal handler may make a call in the middle of another.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import selectors
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -15,6 +27,7 @@ _FORKED = (
     "this channel was made before the process forked, and its connections stayed with the parent: "
     "call mesh.blocking.connect in the child"
 )
+_OWN_LOOP = "a callback of a blocking channel must not make a blocking call: it runs on the mesh's own loop"
 
 
 class LoopThread:
@@ -25,9 +38,18 @@ class LoopThread:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, name="mesh loop", daemon=True)
+        self.gate = threading.RLock()
+        """To be taken before `state`, and given back after it."""
+        self.state = threading.RLock()
+        """What the loop owns is yours while you have this. Do nothing that waits."""
+        self.loop: asyncio.AbstractEventLoop = asyncio.SelectorEventLoop(_Selector(self.gate, self.state))
+        self._thread = threading.Thread(target=self._run, name="mesh loop", daemon=True)
         self._thread.start()
+        self._ident = self._thread.ident
+
+    def _run(self) -> None:
+        with self.state:
+            self.loop.run_forever()
 
     @classmethod
     def shared(cls) -> LoopThread:
@@ -41,10 +63,8 @@ class LoopThread:
         """Raise RuntimeError in a forked child, and in the loop's own thread, which must not wait for itself."""
         if self._pid != os.getpid():
             raise RuntimeError(_FORKED)
-        if threading.current_thread() is self._thread:
-            raise RuntimeError(
-                "a callback of a blocking channel must not make a blocking call: it runs on the mesh's own loop"
-            )
+        if threading.get_ident() == self._ident:
+            raise RuntimeError(_OWN_LOOP)
 
     def post(self, work: Callable[[], object]) -> None:
         """Have something done on the loop, soon."""
@@ -62,3 +82,20 @@ class LoopThread:
         except BaseException:
             future.cancel()
             raise
+
+
+class _Selector(selectors.DefaultSelector):
+    """Lets threads at what the loop owns while the loop waits."""
+
+    def __init__(self, gate: threading.RLock, state: threading.RLock) -> None:
+        super().__init__()
+        self._gate = gate
+        self._state = state
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self._state.release()
+        try:
+            return super().select(timeout)
+        finally:
+            with self._gate:
+                self._state.acquire()

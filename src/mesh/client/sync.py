@@ -1,0 +1,130 @@
+"""Unary calls made in the threads of their callers: the road of `mesh.client.blocking` that costs no more than a plain
+stub's.
+
+Most calls are plain and succeed at once. For those this does what `mesh.client.attempts` does, with the same machines,
+in the same order, under the loop's lock (`mesh.client.thread`); but in one piece, because with the lines of that class
+around it a call costs a tenth more. The moment there is anything else to decide, `sync_call` takes over.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mesh.client.connection import Connection
+from mesh.client.errors import metadata_fault
+from mesh.client.method import Method
+from mesh.client.pool import MAX_TIMEOUT
+from mesh.client.roster import Picked
+from mesh.client.sync_answer import AnsweredCall
+from mesh.client.sync_attempt import ThreadAttempt
+from mesh.client.sync_call import Answer, ThreadCall
+from mesh.client.sync_twin import Twin
+from mesh.client.thread import LoopThread
+from mesh.resilience.hops import CURRENT
+from mesh.resilience.outcome import Outcome
+from mesh.telemetry import tracing
+
+_SUCCESS = Outcome.SUCCESS
+
+
+def can_begin(method: Method) -> bool:
+    """Tell whether a thread may begin calls of this method itself."""
+    pool = method.pool
+    return not method.is_hedged and pool.loop is not None and not pool.closed
+
+
+def make_call(thread: LoopThread, telling: bool, arguments: tuple[Any, ...]) -> Answer:
+    """Make a call with the arguments of `Attempts`; return the response and, if `telling`, the call object.
+
+    Raises BlockingCallError if the call failed.
+    """
+    method, request, timeout, metadata, *_ = arguments
+    started = method.monotonic()
+    allowed = timeout if timeout is not None and 0 < timeout < MAX_TIMEOUT else method.timeout(timeout)
+    if (
+        not 0 < allowed <= method.attempt_timeout
+        or method.pool.balance is not None
+        or CURRENT.get() is not None
+        or tracing.enabled()
+        or (metadata is not None and metadata_fault(metadata) is not None)
+    ):
+        return _make_in_steps(thread, telling, arguments)
+    try:
+        payload = method.serialize(request)
+    except Exception:
+        return _make_in_steps(thread, telling, arguments)
+    return _make_plain(thread, telling, arguments, started, allowed, payload)
+
+
+def _make_plain(
+    thread: LoopThread, telling: bool, arguments: tuple[Any, ...], started: float, allowed: float, payload: bytes
+) -> Answer:
+    method, _, _, metadata, credentials, _, compression = arguments
+    pool = method.pool
+    twin: Twin | None = None
+    answered: Any = None
+    try:
+        with thread.gate, thread.state:
+            pool.budget.deposit(started)
+            picked = pool.pick(started)
+            if picked is not None:
+                connection: Connection = picked[0].connection
+                twins = connection.twins or connection.twins_of(thread)
+                found = twins.ready
+                if found is not None:
+                    make = found.calls.get(method) or found.on(method)
+                    connection.in_flight += 1
+                    found.in_flight += 1
+                    twin = found  # From here on it has to be counted out.
+                else:
+                    twins.want()
+        if twin is None:
+            call = ThreadCall(thread)
+            call.take_over(arguments, started, started + allowed, payload)
+            call.leave_to_the_loop(picked)
+            return call.outcome(None, None, telling)
+        if telling:
+            response, answered = make.with_call(payload, allowed, metadata, credentials, None, compression)
+        else:
+            response = make(payload, allowed, metadata, credentials, None, compression)
+        now = method.monotonic()
+        with thread.gate, thread.state:
+            left, twin = twin, None
+            connection.in_flight -= 1
+            left.in_flight -= 1
+            connection.answered += 1
+            if left.is_retired:
+                connection.settle()
+                twins.settle(left)
+            picked[1].record(_SUCCESS, now, 0.5, now - started, method.timed)
+            method.succeeded(now - started)
+    except BaseException as e:
+        if twin is None:
+            raise
+        assert picked is not None
+        call = ThreadCall(thread)
+        call.take_over(arguments, started, started + allowed, payload)
+        return _judge(call, picked, ThreadAttempt(connection, twin), e, telling)
+    return response, AnsweredCall(response, answered) if telling else None
+
+
+def _judge(call: ThreadCall, picked: Picked, attempt: ThreadAttempt, error: BaseException, telling: bool) -> Answer:
+    if attempt.take(error):
+        call.take_result(picked, attempt)
+        return call.outcome(None, attempt, telling)
+    # Ctrl-C, or what is no error of a call: the account is closed all the same.
+    call.take_result(picked, attempt)
+    raise error
+
+
+def _make_in_steps(thread: LoopThread, telling: bool, arguments: tuple[Any, ...]) -> Answer:
+    call = ThreadCall(thread)
+    response = None
+    try:
+        attempt = call.begin(arguments)
+        if attempt is not None:
+            response = call.wait_for(attempt, telling)
+    except BaseException:
+        call.interrupt()
+        raise
+    return call.outcome(response, attempt, telling)
