@@ -36,7 +36,13 @@ def envoy_routes(*methods: Method) -> RouteConfiguration:
 
 
 def routes_of(method: Method) -> list:  # type: ignore[type-arg]  # xds-protos has no types
-    return [r for r in envoy_routes(method).virtual_hosts[0].routes if r.match.path == method.path]
+    found = [r for r in envoy_routes(method).virtual_hosts[0].routes if r.match.path == method.path]
+    return found[:-2] if len(found) > 2 and not method.is_marked else found
+
+
+def spent_routes_of(method: Method) -> list:  # type: ignore[type-arg]  # xds-protos has no types
+    found = [r for r in envoy_routes(method).virtual_hosts[0].routes if r.match.path == method.path]
+    return found[len(routes_of(method)) :]
 
 
 def test_snapshot_names_what_is_missing() -> None:
@@ -106,6 +112,18 @@ def test_write_that_is_marked_is_repeated() -> None:
     assert all("reset" in r.route.retry_policy.retry_on for r in marked)
     assert all("x-mesh-repeatable" in r.request_headers_to_remove for r in marked)
     assert len(routes_of(PLAIN)) == 2
+
+
+def test_call_without_a_budget_is_repeated_only_if_it_was_not_processed() -> None:
+    for route in routes_of(READ):
+        assert [h.invert_match for h in route.match.headers if h.name == "x-mesh-spent"] == [True]
+    for route in spent_routes_of(READ):
+        assert "x-mesh-spent" not in [h.name for h in route.match.headers]
+        assert "unavailable" not in route.route.retry_policy.retry_on
+        assert "connect-failure" in route.route.retry_policy.retry_on
+        assert not route.route.retry_policy.HasField("per_try_timeout")
+    assert len(spent_routes_of(READ)) == 2
+    assert not any(spent_routes_of(method) for method in (WRITE, PLAIN))
 
 
 def test_json_has_the_methods_time_and_grpc_its_callers() -> None:

@@ -4,12 +4,12 @@
 -- the mark (mesh.xds.routes).
 --
 -- Keeps the budget of each service: a call adds a share of an attempt, an attempt beyond the first takes one. A call that
--- begins while nothing is left is not repeated. Envoy's own budget is a share of the calls under way, which are next to
--- none where calls fail quickly.
+-- begins while nothing is left is marked as that, or not as the other, and repeated only when no handler has seen it.
+-- Envoy's own budget is a share of the calls under way, which are next to none where calls fail quickly.
 --
 -- Written above this by the control plane (scripts.py): FIELDS, path of a method -> number of its field request_id;
 -- PURSES, path of a method -> number of its service; SHARE of a call, FLOOR of a second, and what is saved at most: LEAST
--- or what KEEP seconds of calls are worth.
+-- or what KEEP seconds of calls are worth. DEBT times as much may be overdrawn.
 
 local byte, floor, max, time = string.byte, math.floor, math.max, os.time
 
@@ -80,11 +80,7 @@ local function deposit(service)
 end
 
 -- Looks for a request_id and marks the call.
-local function mark(handle, headers, number)
-  if headers:get("x-mesh-repeatable") then
-    headers:remove("x-mesh-repeatable")
-    handle:clearRouteCache()
-  end
+local function mark(handle, number)
   local body = handle:body()
   if not body or body:length() < 6 then return end
   local text = body:getBytes(0, body:length())
@@ -100,14 +96,24 @@ function envoy_on_request(handle)
   local headers = handle:headers()
   local path = headers:get(":path")
   local service, number = PURSES[path], FIELDS[path]
-  if service and not deposit(service) then headers:replace("x-envoy-max-retries", "0") end
-  if number then mark(handle, headers, number) end
+  local paid = service == nil or deposit(service)
+  if number then
+    if headers:get("x-mesh-repeatable") then
+      headers:remove("x-mesh-repeatable")
+      handle:clearRouteCache()
+    end
+    if paid then mark(handle, number) end
+  elseif not paid then
+    headers:replace("x-mesh-spent", "1")
+    handle:clearRouteCache()
+  end
 end
 
 function envoy_on_response(handle)
   local attempts = handle:headers():get("x-envoy-attempt-count")
   if attempts and attempts ~= "1" then
     local service = PURSES[handle:streamInfo():routeName()]
-    if service then left[service] = left[service] - tonumber(attempts) + 1 end
+    -- Debts are paid back, but not for ever: attempts that reached nobody are counted too.
+    if service then left[service] = max(left[service] - tonumber(attempts) + 1, DEBT * -most[service]) end
   end
 end

@@ -23,7 +23,8 @@ _REPEATS = (_LUA / "repeats.lua").read_text(encoding="utf-8")
 # The retry budget of a service in one worker of Envoy, in attempts beyond the first: for each call; for each second if
 # that is more (who is called rarely may be repeated too); and what may be saved, LEAST of them or the calls of so many
 # seconds. Savings are for an instance of three that hangs: a third of the calls meet it until its health check is late.
-_SHARE, _FLOOR, _LEAST, _KEEP = 0.12, 2, 10, 0.4
+# Calls that run at the same time may overdraw by some times as much.
+_BUDGET = {"SHARE": 0.12, "FLOOR": 2, "LEAST": 10, "KEEP": 0.4, "DEBT": 3}
 
 _TEXTS = {FieldDescriptor.CPPTYPE_STRING: "s", FieldDescriptor.CPPTYPE_BOOL: "b", FieldDescriptor.CPPTYPE_ENUM: "e"}
 # Messages whose JSON is no object of their fields.
@@ -57,8 +58,8 @@ def repeats(services: Iterable[Service]) -> str:
     for number, service in enumerate(services, 1):
         fields |= {m.path: m.request_id for m in service.methods if m.is_marked}
         purses |= {m.path: number for m in service.methods if m.is_repeated}
-    budget = f"local SHARE, FLOOR, LEAST, KEEP = {_SHARE}, {_FLOOR}, {_LEAST}, {_KEEP}"
-    return f"local FIELDS = {_table(fields)}\nlocal PURSES = {_table(purses)}\n{budget}\n{_REPEATS}"
+    numbers = "".join(f"local {name} = {value}\n" for name, value in _BUDGET.items())
+    return f"local FIELDS = {_table(fields)}\nlocal PURSES = {_table(purses)}\n{numbers}{_REPEATS}"
 
 
 def _bodies(method: MethodDescriptor, types: dict[str, dict[str, str]]) -> Iterator[tuple[str, str, str]]:

@@ -35,6 +35,9 @@ FRONT = "front"
 CONTROL_PLANE = "control_plane"
 # Put on a call by the filter `repeats`, and nobody else: the filter takes a caller's own away.
 REPEATABLE = "x-mesh-repeatable"
+# Put on a call by the same filter when its service's retry budget has nothing left: it is sent again only when no
+# handler has seen it, like a call that may not be repeated. Whoever puts it on his own call harms himself alone.
+SPENT = "x-mesh-spent"
 _ORIGINAL_PATH = "x-envoy-original-path"
 # Stands in for it from the router on: by this front.yaml knows that an error has to be JSON.
 TRANSCODED = "x-mesh-json"
@@ -68,15 +71,18 @@ def routes_for_envoy(services: Iterable[Service], *, reflection: bool) -> Resour
         include_attempt_count_in_response=True,
     )
     needs: list[Reference] = []
+    spent: list[route_components_pb2.Route] = []
     for service in services:
         needs.append((CLUSTER, service.name))
         for method in service.methods:
             host.routes.extend(_routes(service.name, method))
+            spent.extend(_spent(service.name, method))
         if not service.methods:
             host.routes.extend(_foreign(service.name))
     if reflection:
         host.routes.extend(_reflection(name) for name in _REFLECTION)
-    host.routes.extend(_catch_all())
+    # Behind all others: routes are looked through in their order.
+    host.routes.extend([*spent, *_catch_all()])
     return Resource.of(FRONT, route_pb2.RouteConfiguration(name=FRONT, virtual_hosts=[host]), *needs)
 
 
@@ -117,8 +123,16 @@ def _routes(cluster: str, method: Method) -> Iterable[route_components_pb2.Route
     if method.is_marked:
         yield _route(cluster, method, [_transcoded(), _present(REPEATABLE)], json=True, repeat=True)
         yield _route(cluster, method, [_present(REPEATABLE)], json=False, repeat=True)
-    yield _route(cluster, method, [_transcoded()], json=True, repeat=policy.idempotent)
-    yield _route(cluster, method, [], json=False, repeat=policy.idempotent)
+    paid = [] if method.is_marked or not method.is_repeated else [_present(SPENT, not_so=True)]
+    yield _route(cluster, method, [_transcoded(), *paid], json=True, repeat=policy.idempotent)
+    yield _route(cluster, method, paid, json=False, repeat=policy.idempotent)
+
+
+def _spent(cluster: str, method: Method) -> Iterable[route_components_pb2.Route]:
+    """The same calls without a budget. Of methods that are marked, such calls are not."""
+    if method.is_repeated and not method.is_marked:
+        yield _route(cluster, method, [_transcoded()], json=True, repeat=False)
+        yield _route(cluster, method, [], json=False, repeat=False)
 
 
 def _route(cluster: str, method: Method, headers: _Headers, *, json: bool, repeat: bool) -> route_components_pb2.Route:
@@ -130,7 +144,7 @@ def _route(cluster: str, method: Method, headers: _Headers, *, json: bool, repea
             cluster=cluster, retry_policy=_retry(policy, repeat=repeat, streaming=method.streaming)
         ),
         # A long query would be metadata beyond what a gRPC server takes, and is nobody's business there.
-        request_headers_to_remove=[REPEATABLE, _ORIGINAL_PATH],
+        request_headers_to_remove=[REPEATABLE, SPENT, _ORIGINAL_PATH],
         # The instance gives up when the caller does. A caller's own deadline stays as it is.
         request_headers_to_add=[_header("grpc-timeout", f"{round(policy.timeout * 1000)}m")],
         typed_per_filter_config=of_method(marked=method.is_marked, repeated=method.is_repeated),
@@ -246,8 +260,8 @@ def _transcoded() -> route_components_pb2.HeaderMatcher:
     return _present(_ORIGINAL_PATH)
 
 
-def _present(name: str) -> route_components_pb2.HeaderMatcher:
-    return route_components_pb2.HeaderMatcher(name=name, present_match=True)
+def _present(name: str, *, not_so: bool = False) -> route_components_pb2.HeaderMatcher:
+    return route_components_pb2.HeaderMatcher(name=name, present_match=True, invert_match=not_so)
 
 
 def _header(name: str, value: str) -> base_pb2.HeaderValueOption:
