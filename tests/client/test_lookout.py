@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import grpc
+
 import mesh
 from mesh.policy import HedgingPolicy, MethodPolicy
 from support.fleet import IDEMPOTENT, SERVICE, US, UU, Host, fleet, until

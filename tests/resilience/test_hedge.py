@@ -91,7 +91,7 @@ def test_after_a_pushback_that_forbids_more_those_under_way_may_still_answer() -
     assert not machine.has_more
     assert not machine.hedge(1.0)
     assert machine.after(DOWN, 1.1, 10.0) is Stop.PUSHBACK
-    assert repr(machine) == "Hedges(2 of 4, 0 under way, stopped: pushback)"
+    assert repr(machine) == "Hedges(2 of 4, 0 under way, stopped by pushback)"
 
 
 def test_a_fatal_answer_ends_the_call_though_others_are_under_way() -> None:
@@ -117,12 +117,17 @@ def test_no_attempt_is_begun_after_the_deadline() -> None:
         assert hedges().after(failure, 10.0, 0.0) is Stop.DEADLINE
 
 
-def test_a_hedge_that_is_not_paid_is_left_out_and_so_are_later_ones() -> None:
-    machine = hedges(budget=EMPTY)
-    assert not machine.hedge(0.5)
-    assert not machine.has_more
-    assert machine.under_way == 1
-    assert machine.after(DOWN, 0.6, 10.0) is Stop.BUDGET
+def test_a_hedge_that_is_not_paid_is_left_out_and_may_be_paid_later() -> None:
+    machine = hedges(budget=BudgetPolicy(share=0.0, per_second=0.2))
+    assert machine.hedge(0.0) is False
+    assert (machine.has_more, machine.attempts, machine.under_way) == (True, 1, 1)
+    rich = Budget(BudgetPolicy(share=0.0, per_second=0.4), 0.0)
+    assert not rich.withdraw_hedge(0.0, leaving=1.0)
+    machine = Hedges(POLICY, rich)
+    assert machine.hedge(0.0)
+    assert not machine.hedge(0.1)
+    assert machine.hedge(30.0)
+    assert hedges(budget=EMPTY).after(DOWN, 0.6, 10.0) is Stop.BUDGET
 
 
 def test_after_a_hedge_that_was_not_paid_a_failure_may_still_be_made_good() -> None:

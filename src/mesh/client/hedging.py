@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc import aio
-from opentelemetry.trace import Span
 
 from mesh.client.call import UnaryUnaryCall
 from mesh.client.connection import Connection
@@ -30,6 +29,9 @@ from mesh.resilience.hops import attempts_allowed, entries_of
 from mesh.resilience.outcome import Outcome
 from mesh.resilience.retry import Failure, Stop
 from mesh.telemetry import metrics, tracing
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 _OK = grpc.StatusCode.OK
 _LOST = "another attempt was answered first"
@@ -77,13 +79,20 @@ class HedgedCall(UnaryUnaryCall):
         """Make another attempt beside those under way, if that is still wanted, paid for, and there is somewhere else
         to go.
         """
-        if self._code is not None or self._running is None:
+        pool = self._method.pool
+        if self._code is not None or self._running is None or not set(pool.roster.pickable).difference(self._tried):
             return
-        if all(slot in self._tried for slot in self._method.pool.roster.pickable):
+        picked = self._pick_now(now)
+        if picked is None:
             return
-        if self._course().hedge(now):
-            metrics.CLIENT_HEDGES.labels(self._method.service, self._method.name).inc()
-            self._replace(now)
+        # Where breakers keep calls from all others, it would be one that has an attempt already.
+        if picked[0] in self._tried or not self._course().hedge(now):
+            picked[1].record(Outcome.NEUTRAL, now)
+            if self._course().has_more:
+                self._pacer.watch(self, now, again=True)
+            return
+        metrics.CLIENT_HEDGES.labels(self._method.service, self._method.name).inc()
+        self._launch_beside(picked, now)
 
     def _course(self) -> Hedges:
         if self._hedges is None:
@@ -97,12 +106,17 @@ class HedgedCall(UnaryUnaryCall):
         """Make an attempt that was decided, beside whatever is under way, or wait for an endpoint to make it at."""
         if self._code is not None:
             return
+        picked = self._pick_now(now)
+        if picked is not None:
+            self._launch_beside(picked, now)
+        elif self._driver is None:
+            self._drive()
+
+    def _pick_now(self, now: float) -> Picked | None:
         pool = self._method.pool
-        picked = pool.pick(now, self._tried) if pool.balance is None else self._choose(pool.balance, now)
-        if picked is None:
-            if self._driver is None:
-                self._drive()
-            return
+        return pool.pick(now, self._tried) if pool.balance is None else self._choose(pool.balance, now)
+
+    def _launch_beside(self, picked: Picked, now: float) -> None:
         self._put_aside()
         try:
             self._launch(picked, now)

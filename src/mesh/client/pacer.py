@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from heapq import heappop, heappush
+from math import inf
 from typing import TYPE_CHECKING
+from weakref import ref
 
 from mesh.resilience.hedge import Tail
 
 if TYPE_CHECKING:
     from mesh.client.hedging import HedgedCall
     from mesh.client.method import Method
+
+# Seconds after which a hedge that the budget did not pay for is asked for again. Soon enough for a call that hangs.
+_AGAIN = 0.05
 
 
 class Pacer:
@@ -19,9 +24,12 @@ class Pacer:
     def __init__(self, method: Method) -> None:
         self._method = method
         self._tail = Tail(method.monotonic())
-        self._waiting: deque[tuple[float, HedgedCall]] = deque()
-        """About in the order of their time: the delay changes slowly."""
+        self._waiting: list[tuple[float, int, ref[HedgedCall]]] = []
+        """A heap. Weak: most calls have ended long before they are due, with all they hold."""
+        self._count = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._looks_at = inf
+        """When the timer fires."""
 
     def __repr__(self) -> str:
         return f"Pacer({len(self._waiting)} waiting, {self._tail!r})"
@@ -32,31 +40,34 @@ class Pacer:
         p95 = self._tail.p95(now) if policy.follow_p95 else None
         return policy.delay if p95 is None or p95 > policy.delay else p95
 
-    def watch(self, call: HedgedCall, now: float) -> None:
-        """Have the call told when its hedge is due."""
-        call.due = due = now + self.delay(now)
-        self._waiting.append((due, call))
-        if self._timer is None:
-            self._arm(due - now)
+    def watch(self, call: HedgedCall, now: float, *, again: bool = False) -> None:
+        """Have the call told when its hedge is due; `again`: after one that was due and not made."""
+        call.due = due = now + (max(self.delay(now), _AGAIN) if again else self.delay(now))
+        self._count += 1
+        heappush(self._waiting, (due, self._count, ref(call)))
+        if due < self._looks_at:
+            self._arm(due, now)
 
     def took(self, seconds: float) -> None:
         """Learn how long an attempt took, or had before it was given up."""
         self._tail.took(seconds)
 
-    def _arm(self, seconds: float) -> None:
+    def _arm(self, due: float, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         loop = self._method.pool.loop
         assert loop is not None
-        self._timer = loop.call_later(max(seconds, 0.0), self._look)
+        self._looks_at = due
+        self._timer = loop.call_later(max(due - now, 0.0), self._look)
 
     def _look(self) -> None:
-        self._timer = None
+        self._timer, self._looks_at = None, inf
         now, waiting = self._method.monotonic(), self._waiting
         while waiting and waiting[0][0] <= now:
-            due, call = waiting.popleft()
-            # Another attempt was made since: it is watched anew.
-            if call.due == due:
+            due, _, found = heappop(waiting)
+            call = found()
+            # Where another attempt was made since, the call is watched anew.
+            if call is not None and call.due == due:
                 call.hedge(now)
-        while waiting and waiting[0][1].done():
-            waiting.popleft()
-        if waiting:
-            self._arm(waiting[0][0] - now)
+        if waiting and waiting[0][0] < self._looks_at:
+            self._arm(waiting[0][0], now)

@@ -11,9 +11,8 @@ When nothing is under way and nothing to come, the last failure is the answer: h
 
 Beyond A6: a server that surely did not process an attempt is no failure of it, once per call (A6's transparent
 retry); a CANCELLED that the caller did not cause is non-fatal (see `retry`); one budget pays for hedges and retries. A
-hedge that it does not pay for is left out, and so are the later ones of its call: who has none to spare now will not
-have them a moment later. An attempt in the place of a failed one is paid as a retry is, and hedges leave a part to
-retries.
+hedge that it does not pay for is left out, and may be asked for again a delay later. An attempt in the place of a
+failed one is paid as a retry is, and hedges leave a part to retries.
 
 Whose calls may be hedged is said elsewhere: only what is safe to send twice at the same time.
 """
@@ -41,28 +40,25 @@ class Hedges:
         self._allowed = min(policy.max_attempts, MAX_ATTEMPTS) if allowed is None else allowed
         self._budget = budget
         self._free = 1
-        self._stopped: Stop | None = None
-        """Why there will be no further attempt."""
+        self._stopped = False
+        """Whether a server forbade further attempts."""
         self.attempts = 1
         """Attempts that count, the first included; one less is what grpc-previous-rpc-attempts tells."""
         self.under_way = 1
         """Attempts that may still answer, those included that are paid for and about to be made."""
 
     def __repr__(self) -> str:
-        stopped = f", stopped: {self._stopped.value}" if self._stopped is not None else ""
+        stopped = ", stopped by pushback" if self._stopped else ""
         return f"Hedges({self.attempts} of {self._allowed}, {self.under_way} under way{stopped})"
 
     @property
     def has_more(self) -> bool:
         """Whether it is worth asking again a delay later."""
-        return self._stopped is None and self.attempts < self._allowed
+        return not self._stopped and self.attempts < self._allowed
 
     def hedge(self, now: float) -> bool:
         """Decide, a delay after the last attempt began, whether another one is made beside it. If so, make it."""
-        if not self.has_more:
-            return False
-        if not self._budget.withdraw_hedge(now):
-            self._stopped = Stop.BUDGET
+        if not self.has_more or not self._budget.withdraw_hedge(now):
             return False
         self.attempts += 1
         self.under_way += 1
@@ -85,7 +81,7 @@ class Hedges:
         if failure.pushback is not None:
             asked = parse_pushback(failure.pushback)
             if asked is None:
-                self._stopped = Stop.PUSHBACK
+                self._stopped = True
             else:
                 pause = asked
         stop = self._in_its_place(pause, now, time_left)
@@ -94,14 +90,13 @@ class Hedges:
         return None if self.under_way else stop
 
     def _in_its_place(self, pause: float, now: float, time_left: float) -> Stop | None:
-        if self._stopped is Stop.PUSHBACK:
+        if self._stopped:
             return Stop.PUSHBACK
         if self.attempts >= self._allowed:
             return Stop.ATTEMPTS
         if pause >= time_left:
             return Stop.DEADLINE
         if not self._budget.withdraw(now):
-            self._stopped = Stop.BUDGET
             return Stop.BUDGET
         self.attempts += 1
         self.under_way += 1

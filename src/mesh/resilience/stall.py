@@ -9,8 +9,8 @@ Rules, asked anew every moment (`look`):
              an answer of late, and nothing came; or five attempts in a row were given up as too slow. And the others
              answer: most of those that were called have done so since.
   is passed  over in picks, until anything comes back from it.
-  is tried   again if nothing is under way there any more and so nothing can come back: after a second, and after twice as
-             long each further time.
+  is tried   again if nothing is under way there any more and so nothing can come back: after a second, and after twice
+             as long each further time.
   never      more than half of the endpoints, nor the only one.
 
 It is a guess, and being wrong is cheap: the endpoint is passed over until it answers, and the wait that was usual there
@@ -139,4 +139,3 @@ class Stalls:
             watch.hangs, watch.since, watch.idle_since = False, None, None
             watch.given_up = endpoint.given_up
             watch.pause = min(2 * watch.pause, _LONGEST_PAUSE)
-
