@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
@@ -91,7 +91,7 @@ def _user(user: Any) -> User:
         id=user.id,
         name=user.name,
         email=user.email,
-        create_time=user.create_time.ToDatetime(),
-        update_time=user.update_time.ToDatetime(),
+        create_time=user.create_time.ToDatetime(tzinfo=UTC),
+        update_time=user.update_time.ToDatetime(tzinfo=UTC),
         etag=user.etag,
     )

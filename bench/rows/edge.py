@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from bench import ROOT, openloop
@@ -55,14 +56,14 @@ def create(site: Site) -> Mapping[str, Finding]:
 )
 def fed(site: Site) -> Finding:
     """What it costs that routes, clusters and filters arrive."""
-    with _edges(site, "fixed") as job:
+    with edges(site, "fixed") as job:
         return site.compare(f"{_ARMS}fed", job, calls=1200).compared("fed")
 
 
 @measures(Spec("edge.latency", f"GET as JSON, {_RATE} requests a second: median latency", _GATEWAY, noise=0.1))
 def latency(site: Site) -> Finding:
     """How long callers wait."""
-    with _edges(site, "gateway") as job:
+    with edges(site, "gateway") as job:
         order = {**job, "rate": 3 * _RATE, "seconds": 12 * min(1.0, site.scale)}
         told = site.child({"call": f"{_ARMS}latency", "job": order}, name="latency")
     found = {name: Latencies.of_json(latencies) for name, latencies in told.items()}
@@ -70,7 +71,7 @@ def latency(site: Site) -> Finding:
 
 
 def _json(site: Site, arms: str, rate: str, transcoder: str) -> dict[str, Finding]:
-    with _edges(site, "gateway") as job:
+    with edges(site, "gateway") as job:
         samples = site.compare(_ARMS + arms, job, calls=500)
     return {rate: _per_core(samples), transcoder: samples.compared("json")}
 
@@ -83,8 +84,20 @@ def _per_core(samples: Samples) -> Finding:
     return found
 
 
+def build() -> Path | None:
+    """Build the service in Go, unless it was; return the program, or None without Go."""
+    go = shutil.which("go")
+    if go is None:
+        return None
+    program = ROOT / ".tools" / "bin" / "behind"
+    program.parent.mkdir(parents=True, exist_ok=True)
+    command = [go, "build", "-ldflags=-s -w", "-o", str(program), "."]
+    subprocess.run(command, cwd=ROOT / "bench" / "behind", check=True, capture_output=True, timeout=600)
+    return program
+
+
 @contextmanager
-def _edges(site: Site, beside: str) -> Iterator[dict[str, Any]]:
+def edges(site: Site, beside: str) -> Iterator[dict[str, Any]]:
     """Start the service with its control plane, Envoy before it, and beside it a gateway or an Envoy of a file."""
     from support.envoy import Envoy
 
@@ -107,13 +120,12 @@ def _edges(site: Site, beside: str) -> Iterator[dict[str, Any]]:
 
 def _behind(site: Site) -> list[str]:
     """Start the service in Go; return its port for `bench.edges`, or nothing without Go: then that serves itself."""
-    go = shutil.which("go")
-    if go is None:
+    if site.scale < 1:
+        return []
+    program = build()
+    if program is None:
         site.tell("no Go here: the service behind is in Python and takes CPU that the edges could have")
         return []
-    program = ROOT / ".tools" / "bin" / "behind"
-    command = [go, "build", "-ldflags=-s -w", "-o", str(program), "."]
-    subprocess.run(command, cwd=ROOT / "bench" / "behind", check=True, capture_output=True, timeout=600)
     return [site.start([str(program), answer().hex()], name="behind", env={"GOMAXPROCS": "1"}).line()]
 
 
