@@ -14,6 +14,7 @@ from users.v1 import users_pb2, users_pb2_grpc
 
 CALLS = 400
 EJECTED = f"cluster.{SERVICE}.outlier_detection.ejections_active"
+REFUSED = f"cluster.{SERVICE}.upstream_cx_connect_fail$"
 RETRIES = f"cluster.{SERVICE}.upstream_rq_retry$"
 
 
@@ -71,6 +72,23 @@ def test_outage_has_at_most_a_fifth_more_calls_and_one_sick_instance_fails_none(
                     assert await failures(stub, CALLS) == 0
             sicken(front, False, True, False)
             assert await failures(stub, CALLS) == 0
+
+    asyncio.run(story())
+
+
+def test_call_without_a_budget_is_sent_again_if_nobody_has_seen_it(tmp_path: Path) -> None:
+    async def story() -> None:
+        front = Front(tmp_path, instances=3)
+        front.tiny = [Tiny(Sick()) for _ in range(3)]
+        front.views.set_policy(SERVICE, b'{"breaker": {"mode": "MODE_METRICS_ONLY"}}')
+        async with front, grpc.aio.insecure_channel(front.address) as channel:
+            stub = users_pb2_grpc.UserServiceStub(channel)
+            sicken(front, True, True, True)
+            assert await failures(stub, CALLS // 2) == CALLS // 2
+            sicken(front, False, False, False)
+            await front.tiny[0]._server.stop(None)
+            assert await failures(stub, 12) == 0
+            assert front.envoy.stats(REFUSED).popitem()[1]
 
     asyncio.run(story())
 
