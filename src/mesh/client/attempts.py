@@ -1,4 +1,4 @@
-"""The course of one call: its deadline, its attempts, its end. What calls of all four kinds have in common, inside.
+"""The attempts of one call, from its deadline to its end. What calls of all four kinds have in common, inside.
 
 The first attempt starts while the call object is made, if an endpoint is connected; a call that succeeds at once
 costs no task of its own. When an attempt ends, `_attempt_done` (a plain function, called by grpc) decides: the end
@@ -8,21 +8,21 @@ connected yet.
 A call is in one of three states:
   in flight   `_inner` is the present attempt, `_driver` is None
   driven      `_driver` is at work: it pauses, waits for an endpoint, or (unary) awaits its own attempt
-  ended       `_code` is set, and `_error` too unless it is OK
+  ended       `_code` is set, and `_error` too unless it is OK (`course`)
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc import aio
-from opentelemetry.trace import Span
 
 from mesh.client.balance import Balance, Ride
 from mesh.client.connection import Connection
+from mesh.client.course import Course
 from mesh.client.ended import LOCALLY_CANCELLED, WRITE_FAILED, peek, was_cancelled_here
 from mesh.client.errors import CallError, metadata_fault, tell
 from mesh.client.judging import failure_of, is_repeatable
@@ -36,6 +36,9 @@ from mesh.resilience.hops import CURRENT, Hop, attempts_allowed, entries_of
 from mesh.resilience.outcome import Outcome, outcome_of
 from mesh.resilience.retry import Failure, Retries, Stop
 from mesh.telemetry import metrics, tracing
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 _OK = grpc.StatusCode.OK
 _CANCELLED = grpc.StatusCode.CANCELLED
@@ -54,29 +57,20 @@ class Ended(Exception):
     """The driver found that the call has ended; `_code` and `_error` say how."""
 
 
-class Attempts:
-    """The course of one call. Its face is `mesh.client.call`."""
+class Attempts(Course):
+    """The attempts of one call. Its face is `mesh.client.call`."""
 
-    # Defaults live on the class: a call that succeeds at once sets only what it needs.
-    _inner: Any = None
-    _running: Any = None
-    """The present attempt until its result was taken."""
+    # Defaults live on the class, as in `Course`.
     _looks = 0
     _driver: asyncio.Task[Any] | None = None
-    _code: grpc.StatusCode | None = None
-    _error: CallError | None = None
     _failure: AttemptFailed | None = None
     _retries: Retries | None = None
-    _callbacks: list[Callable[[Any], None]] | None = None
-    _movement: asyncio.Future[None] | None = None
-    _cancelling = False
     _committed = False
     _is_bounded = False
     """Whether the present attempt has a time of its own."""
     _tried: tuple[Slot, ...] = ()
     _hop: Hop | None = None
     """The incoming call that this one is made for."""
-    _span: Span | None = None
     _attempt_span: Span
     _slot: Slot
     _connection: Connection
@@ -85,8 +79,6 @@ class Attempts:
     """What chose the attempt's endpoint, other than the roster."""
     _attempt_started = 0.0
     _payload = b""
-    attempts: tuple[AttemptRecord, ...] = ()
-    """The failed attempts, in order."""
 
     def __init__(
         self,
@@ -341,77 +333,3 @@ class Attempts:
     def _why_too_late(self) -> str:
         pool = self._method.pool
         return pool.complaint if not pool.roster.pickable else "the deadline was over before another attempt"
-
-    def _end(self, code: grpc.StatusCode, now: float) -> None:
-        self._code = code
-        method = self._method
-        if code is _OK:
-            method.succeeded(now - self._started)
-        else:
-            method.calls(code.name).inc()
-            method.seconds.observe(now - self._started)
-        if self._span is not None:
-            tracing.end(self._span, code.name)
-        if self._movement is not None:
-            self._moved()
-        callbacks = self._callbacks
-        if callbacks is not None:
-            self._callbacks = None
-            for callback in callbacks:
-                callback(self)
-
-    def _end_locally(self, code: grpc.StatusCode, details: str) -> None:
-        """End the call without a server's word."""
-        text = tell(code, details, self.attempts, ())
-        self._error = CallError(code, aio.Metadata(), aio.Metadata(), text, details)
-        self._error.attempts = self.attempts
-        self._end(code, self._method.monotonic())
-
-    def _check_cancelled(self) -> None:
-        """Raise again what awaiting an attempt raised, unless it was only the attempt that was cancelled, by the
-        pool.
-        """
-        task = asyncio.current_task()
-        if self._code is _CANCELLED or (task is not None and task.cancelling()):
-            self._cancelling = True
-            raise  # called from except clauses only
-
-    def _refused(self, error: Exception) -> None:
-        """End the call where grpc.aio raised what is no RpcError (ExecuteBatchError and the like): no status will
-        come.
-        """
-        if self._code is None:
-            self._end_locally(grpc.StatusCode.INTERNAL, f"gRPC refused the call: {type(error).__name__}: {error}")
-        if self._inner is not None:
-            self._inner.cancel()
-
-    def _failed(self) -> BaseException:
-        """Return what an awaiting caller is to be raised: as in grpc.aio, its own cancellation is no error of the
-        call.
-        """
-        if self._code is _CANCELLED and self._cancelling:
-            return asyncio.CancelledError()
-        assert self._error is not None
-        return self._error
-
-    async def _attempt_begun(self, after: Any = None) -> None:
-        """Wait for an attempt other than `after`, or for the end."""
-        while self._inner is after and self._code is None:
-            await self._move()
-
-    async def _attempt_over(self, inner: Any) -> None:
-        """Wait until the result of this attempt was taken."""
-        while self._running is inner:
-            await self._move()
-
-    async def _move(self) -> None:
-        """Wait until an attempt began or was over, or the call ended."""
-        if self._movement is None:
-            self._movement = asyncio.get_running_loop().create_future()
-        # Shielded: several may wait for the same movement.
-        await asyncio.shield(self._movement)
-
-    def _moved(self) -> None:
-        movement, self._movement = self._movement, None
-        if movement is not None and not movement.done():
-            movement.set_result(None)
