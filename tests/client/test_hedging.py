@@ -484,3 +484,30 @@ def test_a_stream_of_responses_has_no_timeout_of_its_attempts() -> None:
             assert len([m async for m in channel.unary_stream(US)(b"x")]) == 3
 
     run(story())
+
+
+# -- from threads
+
+
+def test_blocking_calls_are_hedged_too() -> None:
+    async def story() -> None:
+        async with fleet(3) as hosts:
+            addresses = [host.address for host in hosts]
+
+            def calls() -> tuple[float, int]:
+                with mesh.blocking.connect(SERVICE, endpoints=addresses, policies=policies()) as channel:
+                    grpc.channel_ready_future(channel).result(timeout=5)
+                    unary = channel.unary_unary(UU)
+                    while len(channel._inner._pool.roster.pickable) < 3:
+                        unary(b"x", timeout=5)
+                    hang_first(hosts)
+                    begin = time.monotonic()
+                    response, call = unary.with_call(b"y", timeout=5)
+                    assert response == b"y"
+                    return time.monotonic() - begin, len(call.attempts)
+
+            seconds, lost = await asyncio.to_thread(calls)
+            assert 0.05 <= seconds < 2
+            assert lost == 1
+
+    run(story())
