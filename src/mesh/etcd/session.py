@@ -36,10 +36,33 @@ class Stream(Generic[Q, A]):
     def __init__(self, call: grpc.aio.StreamStreamCall[Q, A], member: str) -> None:
         self._call = call
         self.member = member
+        self._over = asyncio.Event()
+        call.add_done_callback(lambda _: self._over.set())
 
     async def send(self, message: Q) -> None:
         """Send a message. Raises StoreUnavailable if the member does not take it."""
-        await self._bounded(self._call.write(message), CALL_TIMEOUT)
+        await self._bounded(self._write(message), CALL_TIMEOUT)
+
+    async def _write(self, message: Q) -> None:
+        """Write, or fail as the call does: grpc.aio waits for ever in a write if the call is cancelled before its
+        metadata was sent.
+        """
+        writing, over = asyncio.ensure_future(self._call.write(message)), asyncio.ensure_future(self._over.wait())
+        try:
+            await asyncio.wait([writing, over], return_when=asyncio.FIRST_COMPLETED)
+            if not writing.done():
+                raise await self._failure()
+            await writing
+        finally:
+            writing.cancel()
+            over.cancel()
+
+    async def _failure(self) -> Exception:
+        call = self._call
+        if call.cancelled():
+            return unreachable(self.member, "the connection was left")
+        code, details = await call.code(), await call.details()
+        return grpc.aio.AioRpcError(code, await call.initial_metadata(), await call.trailing_metadata(), details)
 
     async def read(self) -> A:
         """Return the next message, however long it takes. Raises StoreUnavailable if the stream ends."""
