@@ -58,6 +58,7 @@ class Catalog:
     def __init__(self, *, reflection: bool = True) -> None:
         self._reflection = reflection
         self._retention: dict[str, Retention] = {}
+        self._seen: Mapping[str, View] = {}
         self._crews: dict[str, _Crew] = {}
         self._contracts: dict[str, bytes] = {}
         self._chosen: dict[str, str] = {}
@@ -70,12 +71,12 @@ class Catalog:
         if not all(view.known for view in views.values()):
             return
         self.known = True
-        for name in sorted(self._crews.keys() | views.keys()):
+        # A view that is the very same as before says nothing new.
+        for name in sorted(n for n in self._seen.keys() | views.keys() if views.get(n) is not self._seen.get(n)):
             if is_plumbing(name):
                 continue
             retention = self._retention.setdefault(name, Retention())
-            crew = self._crews.setdefault(name, _Crew(name))
-            crew.take(retention.observe(views.get(name, View.of(name, ()))))
+            self._crews.setdefault(name, _Crew(name)).take(retention.observe(views.get(name, View.of(name, ()))))
             if retention.suspects:
                 _log.warning(
                     "%s lost %d instances at once without a goodbye; they are kept until news tells more",
@@ -83,6 +84,7 @@ class Catalog:
                     len(retention.suspects),
                     extra={"event.action": "instances-kept", "service.name": name},
                 )
+        self._seen = dict(views)
 
     def observe_policies(self, policies: Mapping[str, bytes]) -> None:
         """Take the operators' overrides, by service."""
@@ -141,7 +143,7 @@ class Catalog:
         )
 
     def _methods_of(self, name: str, crew: _Crew) -> tuple[Method, ...]:
-        chosen = contracts.pick(crew.instances, self._contracts, crew.contracts) or self._chosen.get(name, "")
+        chosen = crew.pick(self._contracts) or self._chosen.get(name, "")
         if not chosen:
             return ()
         self._chosen[name] = chosen
@@ -161,6 +163,7 @@ class _Crew:
         self.contracts: Mapping[str, int] = {}
         self._assignment = Assignment(service)
         self._assigned: tuple[tuple[Instance, ...], Resource] | None = None
+        self._picked: tuple[tuple[Instance, ...], int, str] | None = None
         self._told: frozenset[str] = frozenset()
 
     def take(self, instances: tuple[Instance, ...]) -> None:
@@ -168,6 +171,12 @@ class _Crew:
         if instances is not self.instances:
             self.instances = instances
             self.contracts = Counter(map(attrgetter("contract"), instances))
+
+    def pick(self, known: Mapping[str, bytes]) -> str:
+        """Return the digest of the contract that counts; see `contracts.pick`. `known` only ever grows."""
+        if self._picked is None or self._picked[0] is not self.instances or self._picked[1] != len(known):
+            self._picked = self.instances, len(known), contracts.pick(self.instances, known, self.contracts)
+        return self._picked[2]
 
     def endpoints(self) -> Resource:
         """Build the endpoints, if that was not done for these instances; complain of those that are left out."""
