@@ -97,10 +97,7 @@ async def etcd_hung(site: Site) -> None:
     "compaction while the watch was cut",
     "list true ≤ 1 s after healing; counted",
     setup=Setup(etcd_proxied=True),
-    note="an instance dies while the watch is cut, and its key is deleted before the compaction;"
-    " once, in a run of the whole test suite, the blocking client's list took 3.01 s; it was not seen again in 12 drills"
-    " and 120 compactions behind a proxy, 0.86 s the longest, with pauses of up to 0.8 s between tries; they are up to"
-    " 0.5 s since",
+    note="an instance dies while the watch is cut, and its key is deleted before the compaction",
 )
 async def compaction(site: Site) -> None:
     assert site.etcd_proxy is not None
