@@ -12,13 +12,16 @@ import pytest
 import mesh
 from mesh.client.fleet_probe import PROBING, FleetProbe
 from mesh.client.roster import Slot
+from mesh.etcd import EtcdStore
 from mesh.instance import Endpoint, Instance
 from mesh.memory import MemoryStore
 from mesh.policy import BreakerPolicy
 from mesh.registry.record import encode, instance_key, policy_key
 from mesh.resilience.breaker import Breaker, BreakerState
 from mesh.resilience.outcome import Outcome
+from mesh.store import Store
 from mesh.wallclock import CLOCK, DICE
+from support.etcd import Etcd
 from support.fleet import fleet, until
 from users.v1 import users_pb2
 
@@ -29,7 +32,7 @@ KEY = "mesh/probes/t.Test/127.0.0.1:5000"
 class Client:
     """One client's breaker for the one instance, and its turns."""
 
-    def __init__(self, store: MemoryStore, patience: float) -> None:
+    def __init__(self, store: Store, patience: float) -> None:
         self.store = store
         self.tasks: set[asyncio.Task[None]] = set()
         self.probes = FleetProbe(store, "mesh", "t.Test", CLOCK, DICE, self._spawn, patience=patience, remembered=1.0)
@@ -207,6 +210,23 @@ def test_clients_share_a_probe_where_the_policy_says_so() -> None:
                 permit.record(Outcome.SUCCESS, CLOCK.monotonic())
                 await until(lambda: follower.breaker.state is BreakerState.HALF_OPEN)
             while await store.get(key) is not None:
+                await asyncio.sleep(0.02)
+
+    run(story())
+
+
+def test_turns_are_kept_by_etcd_too(etcd: Etcd) -> None:
+    async def story() -> None:
+        settings = mesh.Settings(etcd=(Endpoint.parse(etcd.endpoint),))
+        async with EtcdStore.from_settings(settings) as one, EtcdStore.from_settings(settings) as two:
+            first, other = Client(one, 5.0), Client(two, 5.0)
+            first.call(Outcome.FAILURE)
+            await turn_taken(first)
+            other.call(Outcome.FAILURE)
+            await postponed(other)
+            await until(lambda: first.call(Outcome.SUCCESS))
+            await until(lambda: other.breaker.state is BreakerState.HALF_OPEN)
+            while await one.get(KEY) is not None:
                 await asyncio.sleep(0.02)
 
     run(story())
