@@ -16,8 +16,8 @@ from grpc import aio
 import mesh
 from mesh.client.call import UnaryUnaryCall
 from mesh.client.hedging import HedgedCall
-from mesh.policy import HedgingPolicy, MethodPolicy
-from support.fleet import QUICK, SERVICE, US, UU, Host, fleet, refuse, slow, until
+from mesh.policy import Balancer, BalancerPolicy, BreakerPolicy, HedgingPolicy, MethodPolicy
+from support.fleet import QUICK, SERVICE, US, UU, Host, echo, fleet, refuse, slow, until
 
 HEDGED = HedgingPolicy(max_attempts=3, delay=0.05, follow_p95=False)
 
@@ -388,26 +388,31 @@ def test_an_override_switches_hedging_on_and_off() -> None:
     run(story())
 
 
-def test_nothing_is_left_after_a_thousand_hedged_calls_of_every_fate() -> None:
+@pytest.mark.parametrize("balancer", [Balancer.ROUND_ROBIN, Balancer.LEAST_LOADED])
+def test_nothing_is_left_after_a_thousand_hedged_calls_of_every_fate(balancer: Balancer) -> None:
+    """No call in flight, no task, no probe's permit: a breaker that lost one would stay half open for good."""
+
     async def story() -> None:
         dice = random.Random(7)
-        async with road(3, HedgingPolicy(max_attempts=3, delay=0.005, follow_p95=False)) as (hosts, channel):
+        hedging = HedgingPolicy(max_attempts=3, delay=0.005, follow_p95=False)
+        breaker = BreakerPolicy(consecutive_failures=2, open_for=0.02, half_open_permits=1)
+        async with road(3, hedging, breaker=breaker, balancer=BalancerPolicy(balancer)) as (hosts, channel):
 
             async def answer(message: bytes, context: Any) -> bytes:
                 fate = dice.random()
-                if fate < 0.1:
-                    await context.abort(grpc.StatusCode.UNAVAILABLE, "refused by the test")
                 if fate < 0.15:
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "refused by the test")
+                if fate < 0.2:
                     await context.abort(grpc.StatusCode.NOT_FOUND, "not here")
                 if fate < 0.4:
                     await asyncio.sleep(0.02)
                 return message
 
-            for host in hosts:
-                host.answer = answer
             unary = channel.unary_unary(UU)
             await unary(b"x")
             tasks = len(asyncio.all_tasks())
+            for host in hosts:
+                host.answer = answer
 
             async def one() -> str:
                 call = unary(b"x", timeout=dice.choice((0.01, 5)))
@@ -420,9 +425,19 @@ def test_nothing_is_left_after_a_thousand_hedged_calls_of_every_fate() -> None:
                 seen |= set(await asyncio.gather(*(one() for _ in range(50))))
             assert {"StatusCode.OK", "StatusCode.CANCELLED", "StatusCode.NOT_FOUND"} <= seen
             await until(lambda: idle(channel))
+            slots = channel._pool.roster.slots
+            assert all(slot.candidate is None or slot.candidate.load.in_flight == 0 for slot in slots)
             pacer = channel._method("unary_unary", UU, None, None, False).pacer
             await until(lambda: not pacer._waiting and pacer._timer is None)
             await until(lambda: len(asyncio.all_tasks()) <= tasks)
+            for host in hosts:
+                host.answer = echo
+            for _ in range(500):
+                await unary(b"x", timeout=5)
+                if all(slot.breaker.is_closed for slot in slots):
+                    break
+                await asyncio.sleep(0.01)
+            assert all(slot.breaker.is_closed for slot in slots), slots
 
     run(story())
 
