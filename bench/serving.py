@@ -83,7 +83,8 @@ async def users(url: str) -> str:
     from usersvc.writes import Create
 
     store = await open_store(url)
-    await store.write(Create(users_pb2.User(id="ada", name="Ada", email="ada@example.org")))
+    if await store.get("ada") is None:
+        await store.write(Create(users_pb2.User(id="ada", name="Ada", email="ada@example.org")))
     server = Server(UserService(store), settings=Settings(), store=MemoryStore())
     await server.start()
     _kept.append(server)
