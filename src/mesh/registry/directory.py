@@ -5,8 +5,11 @@ Nothing here waits. A record is read once for each of its revisions; one that ca
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+
+from prometheus_client import Gauge
 
 from mesh.errors import RecordError
 from mesh.instance import Instance, Network, State, View
@@ -120,6 +123,14 @@ class Directory:
 
 
 def _measure(view: View, counts: Mapping[State, int]) -> None:
-    for state in State:
-        REGISTRY_INSTANCES.labels(view.service, state.value).set(counts.get(state, 0))
-    REGISTRY_STALE.labels(view.service).set(view.stale)
+    stale, by_state = _gauges(view.service)
+    stale.set(view.stale)
+    for state, gauge in by_state:
+        gauge.set(counts.get(state, 0))
+
+
+@functools.lru_cache(maxsize=1024)
+def _gauges(service: str) -> tuple[Gauge, tuple[tuple[State, Gauge], ...]]:
+    """Finding a gauge by its labels costs more than all else that a change does."""
+    by_state = tuple((state, REGISTRY_INSTANCES.labels(service, state.value)) for state in State)
+    return REGISTRY_STALE.labels(service), by_state
