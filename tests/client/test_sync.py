@@ -545,7 +545,11 @@ def test_a_finalizer_may_call_while_its_thread_has_the_lock(channel: Any) -> Non
         farewell = [Farewell()]
         farewell.clear()
         gc.collect()
+        assert list(channel.unary_stream(US)(b"x")) == [b"x0", b"x1", b"x2"]
+        assert channel.unary_unary(UU).future(b"x").result(10) == b"x"
+        assert channel._thread.state._is_owned()
     assert answers == [b"bye"]
+    assert channel.unary_unary(UU)(b"x") == b"x"
 
 
 @pytest.mark.parametrize("balancer", [Balancer.LEAST_LOADED, Balancer.WEIGHTED, Balancer.CONSISTENT_HASH])

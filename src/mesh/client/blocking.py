@@ -17,7 +17,7 @@ from mesh.client.blocking_call import BlockingCall, response_of
 from mesh.client.blocking_error import BlockingCallError
 from mesh.client.connect import connect as connect_async
 from mesh.client.errors import attempts
-from mesh.client.sync import can_begin, make_call
+from mesh.client.sync import make_call
 from mesh.client.thread import LoopThread
 from mesh.clock import Clock, Dice
 from mesh.instance import Endpoint
@@ -225,10 +225,12 @@ class _UnaryUnary(_MultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ignore
     def _make(self, telling: bool, *arguments: Any) -> tuple[Any, Any]:
         thread, method = self._channel.thread(), self._inner._method
         thread.check()
-        if can_begin(method):
-            return make_call(thread, telling, (method, *arguments))
-        call = self.future(*arguments)
-        return response_of(call), call
+        # A hedged call has several attempts at once, of which a thread can wait for one only; and grpc's blocking
+        # calls cannot be cancelled from elsewhere when another attempt is answered first.
+        if method.is_hedged or method.pool.loop is None or method.pool.closed or thread.gate._is_owned():
+            call = self.future(*arguments)
+            return response_of(call), call
+        return make_call(thread, telling, (method, *arguments))
 
     def future(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         return self._one(request, True, _options(*args, **kwargs))

@@ -146,7 +146,7 @@ class BlockingCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # at run 
     def exception(self, timeout: float | None = None) -> Exception | None:
         """Wait for the end and return the error of the call, or None."""
         try:
-            if not self._ended.wait(timeout):
+            if not self._thread.wait(lambda: self._ended.wait(timeout)):
                 raise grpc.FutureTimeoutError
         except KeyboardInterrupt:
             self.cancel()
@@ -228,13 +228,13 @@ class BlockingCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # at run 
         return pairs(self._of_ended("trailing_metadata"))
 
     def _of_ended(self, what: str) -> Any:
-        self._ended.wait()
+        self._thread.wait(self._ended.wait)
         self._wait_begun()
         return peek(getattr(self._call, what)())
 
     def _wait_begun(self) -> None:
         self._thread.check()
-        self._begun.wait()
+        self._thread.wait(self._begun.wait)
         if self._call is None:
             assert self._error is not None
             raise self._error

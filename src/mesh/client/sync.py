@@ -12,7 +12,6 @@ from typing import Any
 
 from mesh.client.connection import Connection
 from mesh.client.errors import metadata_fault
-from mesh.client.method import Method
 from mesh.client.pool import MAX_TIMEOUT
 from mesh.client.roster import Picked
 from mesh.client.sync_answer import AnsweredCall
@@ -27,12 +26,6 @@ from mesh.telemetry import tracing
 _SUCCESS = Outcome.SUCCESS
 
 
-def can_begin(method: Method) -> bool:
-    """Tell whether a thread may begin calls of this method itself."""
-    pool = method.pool
-    return not method.is_hedged and pool.loop is not None and not pool.closed
-
-
 def make_call(thread: LoopThread, telling: bool, arguments: tuple[Any, ...]) -> Answer:
     """Make a call with the arguments of `Attempts`; return the response and, if `telling`, the call object.
 
@@ -40,7 +33,10 @@ def make_call(thread: LoopThread, telling: bool, arguments: tuple[Any, ...]) -> 
     """
     method, request, timeout, metadata, *_ = arguments
     started = method.monotonic()
-    allowed = timeout if timeout is not None and 0 < timeout < MAX_TIMEOUT else method.timeout(timeout)
+    if timeout is None:
+        allowed = method.policy.timeout
+    else:
+        allowed = timeout if 0 < timeout < MAX_TIMEOUT else method.timeout(timeout)
     if (
         not 0 < allowed <= method.attempt_timeout
         or method.pool.balance is not None

@@ -7,8 +7,11 @@ loop stands still between two of its steps, and every machine is whole. The asyn
 nothing.
 
 `gate` makes it fair: a loop that is busy lets go of `state` for a microsecond only, and a thread that was woken for it
-would come too late for ever. Whoever waits for `state` holds `gate`, and the loop has to pass it too. Both can be taken
-again by the thread that has them, because a finalizer or a signal handler may make a call in the middle of another.
+would come too late for ever. Whoever waits for `state` holds `gate`, and the loop has to pass it too.
+
+A finalizer or a signal handler may make a call in the middle of another, in the moment in which its thread has both.
+Such a call goes by the loop, and `wait` gives them away meanwhile. To the call that was interrupted it is
+as if the loop had taken a step between two of its lines.
 """
 
 from __future__ import annotations
@@ -17,8 +20,9 @@ import asyncio
 import os
 import selectors
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -38,9 +42,9 @@ class LoopThread:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
-        self.gate = threading.RLock()
+        self.gate: Any = threading.RLock()
         """To be taken before `state`, and given back after it."""
-        self.state = threading.RLock()
+        self.state: Any = threading.RLock()
         """What the loop owns is yours while you have this. Do nothing that waits."""
         self.loop: asyncio.AbstractEventLoop = asyncio.SelectorEventLoop(_Selector(self.gate, self.state))
         self._thread = threading.Thread(target=self._run, name="mesh loop", daemon=True)
@@ -66,6 +70,13 @@ class LoopThread:
         if threading.get_ident() == self._ident:
             raise RuntimeError(_OWN_LOOP)
 
+    def wait(self, waiting: Callable[[], T]) -> T:
+        """Wait, by calling `waiting`, for something that the loop does."""
+        if not self.gate._is_owned():
+            return waiting()
+        with _given_away(self.state), _given_away(self.gate):  # taken again the other way round, as always
+            return waiting()
+
     def post(self, work: Callable[[], object]) -> None:
         """Have something done on the loop, soon."""
         self.loop.call_soon_threadsafe(work)
@@ -78,16 +89,29 @@ class LoopThread:
         """Wait for a coroutine on the loop. Interrupted (Ctrl-C), it is cancelled."""
         future = self.begin(work)
         try:
-            return future.result()
+            return self.wait(future.result)
         except BaseException:
             future.cancel()
             raise
 
 
+@contextmanager
+def _given_away(lock: Any) -> Iterator[None]:
+    # What threading.Condition does with a lock of this kind while it waits.
+    if not lock._is_owned():
+        yield
+        return
+    depth = lock._release_save()
+    try:
+        yield
+    finally:
+        lock._acquire_restore(depth)
+
+
 class _Selector(selectors.DefaultSelector):
     """Lets threads at what the loop owns while the loop waits."""
 
-    def __init__(self, gate: threading.RLock, state: threading.RLock) -> None:
+    def __init__(self, gate: Any, state: Any) -> None:
         super().__init__()
         self._gate = gate
         self._state = state
