@@ -1,0 +1,1 @@
+"""Clients that the bench compares: ours and those in Go, each a process of its own that takes the same orders."""

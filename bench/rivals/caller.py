@@ -1,0 +1,148 @@
+"""Our side of `rivals/go`: the same orders over stdin, the same answers, one line of JSON each.
+
+    python -m bench.rivals.caller raw ADDRESS | mesh ETCD PREFIX
+
+"start RATE" begins calls on a fixed schedule that waits for no answer, each with a deadline of a second; "stop" ends
+them and tells what became of each; "closed CALLS AT_ONCE" makes so many calls, as fast as they go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import sys
+import time
+from typing import Any
+
+import grpc
+
+import mesh
+from bench import openloop
+from mesh.instance import Endpoint
+from mesh.settings import Settings
+from users.v1 import users_pb2, users_pb2_grpc
+
+SERVICE = "users.v1.UserService"
+_REQUEST = users_pb2.GetUserRequest(id="ada")
+_DEADLINE = 1.0
+Ended = tuple[int, int, int, str, str]
+"""Due, begun, ended (nanoseconds of the wall clock), code, instance."""
+
+
+class Caller:
+    """Makes the calls. `attempts` are when one was sent to whom, if that is noted."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = users_pb2_grpc.UserServiceStub(channel)
+        self.attempts: list[tuple[int, str]] = []
+        self._ended: list[Ended] = []
+        self._load: asyncio.Task[None] | None = None
+        self._calls: set[asyncio.Task[None]] = set()
+
+    def note(self, channel: Any) -> None:
+        """Note attempts from now on: of a server that was killed, only its callers can tell."""
+        pool = channel._pool
+        choose = pool.pick
+
+        def pick(*given: Any) -> Any:
+            picked = choose(*given)
+            if picked is not None:
+                self.attempts.append((time.time_ns(), picked[0].name))
+            return picked
+
+        pool.pick = pick
+
+    async def ready(self) -> None:
+        """Return when a call was answered."""
+        await self._stub.GetUser(_REQUEST, timeout=10, wait_for_ready=True)
+        self.attempts.clear()
+
+    def start(self, rate: float) -> dict[str, Any]:
+        """Begin a load on a schedule."""
+        self._load = asyncio.create_task(self._pace(1 / rate))
+        return {"started": True}
+
+    async def stop(self) -> dict[str, Any]:
+        """End it, wait for the last call, and tell everything."""
+        assert self._load is not None
+        self._load.cancel()
+        await asyncio.gather(self._load, *self._calls, return_exceptions=True)
+        told = {"calls": self._ended, "attempts": list(self.attempts)}
+        self._ended = []
+        self.attempts.clear()
+        return told
+
+    async def closed(self, calls: int, at_once: int) -> dict[str, Any]:
+        """Make so many calls and tell what they cost this process."""
+        left, failed = iter(range(calls)), 0
+
+        async def some() -> None:
+            nonlocal failed
+            for _ in left:
+                try:
+                    await self._stub.GetUser(_REQUEST, timeout=10)
+                except grpc.RpcError:
+                    failed += 1
+
+        gc.collect()
+        cpu, wall = time.process_time_ns(), time.perf_counter_ns()
+        await asyncio.gather(*(some() for _ in range(at_once)))
+        spent, took = time.process_time_ns() - cpu, time.perf_counter_ns() - wall
+        return {"cpu_ns": spent, "wall_ns": took, "calls": calls, "failed": failed}
+
+    async def _pace(self, every: float) -> None:
+        due = time.time()
+        while True:
+            if (wait := due - time.time()) > 0:
+                await asyncio.sleep(wait)
+            task = asyncio.create_task(self._one(int(due * 1e9)))
+            self._calls.add(task)
+            task.add_done_callback(self._calls.discard)
+            due += every
+
+    async def _one(self, due: int) -> None:
+        code, instance, begun = "OK", "", time.time_ns()
+        try:
+            instance = (await self._stub.GetUser(_REQUEST, timeout=_DEADLINE)).name
+        except grpc.RpcError as e:
+            code = e.code().name
+        self._ended.append((due, begun, time.time_ns(), code, instance))
+
+
+async def _obey(caller: Caller) -> None:
+    orders = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
+    while line := await orders.readline():
+        match line.decode().split():
+            case ["start", rate]:
+                told = caller.start(float(rate))
+            case ["stop"]:
+                told = await caller.stop()
+            case ["closed", calls, at_once]:
+                told = await caller.closed(int(calls), int(at_once))
+            case other:
+                raise SystemExit(f"no such order: {other}")
+        print(json.dumps(told), flush=True)
+
+
+def _open(kind: str, words: list[str]) -> grpc.aio.Channel:
+    if kind == "raw":
+        return grpc.aio.insecure_channel(words[0])
+    etcd, prefix = words
+    return mesh.connect(SERVICE, settings=Settings(etcd=(Endpoint.parse(etcd),), prefix=prefix))
+
+
+async def _main(kind: str, *words: str) -> None:
+    async with _open(kind, list(words)) as channel:
+        caller = Caller(channel)
+        if os.environ.get("RIVALS_NOTE"):
+            caller.note(channel)
+        await caller.ready()
+        print(json.dumps({"ready": True}), flush=True)
+        await _obey(caller)
+
+
+if __name__ == "__main__":
+    openloop.run(_main(*sys.argv[1:]))

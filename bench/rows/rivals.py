@@ -1,0 +1,251 @@
+"""Beside Go: how soon clients follow what happens to instances, what fails meanwhile, what each costs its raw stub.
+
+Ours, grpc-go with the stock etcd resolver, and go-zero's zrpc client call the same servers, registered in one etcd.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from bench.measure import Arm, Finding, rounds
+from bench.rivals import building
+from bench.rivals.arena import KINDS, Rival, Spare, Story, beside, etcd_of, wait
+from bench.rivals.relay import Relay
+from bench.row import Spec, measures
+from bench.site import Process, Site
+from support.etcd import Etcd
+
+RIVALS = {"etcd": "grpc-go with etcd's resolver and retries", "zero": "go-zero's zrpc client"}
+RATE = 1000.0
+"""Calls a second. With two instances in turn each is called every 2 ms: nothing finer than that can be seen."""
+_REPEATS = 16
+_SETTLE = 0.2
+"""Seconds under load before an event."""
+_FOLLOW = 0.25
+"""Seconds that a client is given to follow one; none that was measured needed a tenth of it."""
+_COMPACTIONS = 3
+_GIVE_UP = 5.0
+_AFTER = 1.0
+_SLOW_RATE = 200.0
+_AT_ONCE = 50
+_COMPACTION = "from the return of a broken road to etcd, history compacted, to the first call on a new instance"
+_EVENTS = {
+    "join": "from registration to the first call on the new instance",
+    "leave": "from SIGTERM and deregistration to the last call on the instance",
+    "kill": "from kill -9 to the last attempt on the instance",
+}
+
+
+@dataclass
+class Followed:
+    """What one kind of caller needed, in milliseconds, and what it lost."""
+
+    ms: dict[str, list[float]] = field(default_factory=lambda: {event: [] for event in _EVENTS})
+    calls: int = 0
+    failed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_EVENTS, 0))
+
+    def take(self, event: str, seconds: float | None) -> None:
+        """Note one; None is a client that did not follow in time."""
+        self.ms[event].append((_FOLLOW if seconds is None else seconds) * 1000)
+
+
+def _specs() -> list[Spec]:
+    about = [(e, text, r, name) for e, text in _EVENTS.items() for r, name in RIVALS.items()]
+    return [Spec(f"rivals.{e}.{r}", text, name, goal=1.0, noise=0.5) for e, text, r, name in about]
+
+
+@measures(
+    *_specs(),
+    Spec("rivals.failed", "calls that failed while instances came, left and were killed", goal=0.0),
+)
+def follow(site: Site) -> dict[str, Finding]:
+    """Instances come, leave and are killed under a steady load, for one kind of caller after the other, in turns."""
+    program = str(building.build())
+    seen = {kind: Followed() for kind in KINDS}
+    with ExitStack() as stack:
+        etcd = stack.enter_context(etcd_of(site))
+        bases = [Spare(site).address]
+        rivals = [Rival(site, kind, etcd.endpoint, program=program, bases=bases) for kind in KINDS]
+        repeats = max(2, round(_REPEATS * min(1.0, site.scale)))
+        for number in range(repeats):
+            site.tell(f"instances come and go, {number + 1} of {repeats}")
+            for turn in range(len(rivals)):
+                rival = rivals[(number + turn) % len(rivals)]
+                _episode(site, rival, seen[rival.kind])
+        for rival in rivals:
+            rival.stop(site)
+    return _findings(seen)
+
+
+def _episode(site: Site, rival: Rival, seen: Followed) -> None:
+    """Two instances come; the first leaves in order, the second is killed."""
+    first, second = Spare(site), Spare(site)
+    times: dict[str, float] = {}
+    site.tell(f"{rival.kind}: {first.address} comes and leaves, {second.address} comes and is killed")
+
+    def events() -> None:
+        wait(_SETTLE)
+        times["join"] = time.time()
+        rival.registry.add(first.address)
+        wait(_FOLLOW)
+        times["leave"] = time.time()
+        rival.registry.leave(first.address)
+        first.terminate()
+        # The server closes its port half a second after it said so.
+        wait(_FOLLOW + 0.5)
+        rival.registry.remove(first.address)
+        times["join again"] = time.time()
+        rival.registry.add(second.address)
+        wait(_FOLLOW)
+        times["kill"] = time.time()
+        second.kill()
+        wait(_FOLLOW)
+
+    story = rival.under_load(RATE, events)
+    rival.registry.remove(second.address)
+    first.stop()
+    second.stop()
+    _take(story, times, first.address, second.address, seen)
+
+
+def _take(story: Story, times: Mapping[str, float], first: str, second: str, seen: Followed) -> None:
+    seen.take("join", story.first_on(first, times["join"]))
+    seen.take("join", story.first_on(second, times["join again"]))
+    seen.take("leave", story.last_on(first, times["leave"]))
+    seen.take("kill", story.last_on(second, times["kill"]))
+    seen.calls += len(story.calls)
+    # A call may have begun before the kill that fails it.
+    seen.failed["join"] += story.failed(until=times["leave"] - 0.1)
+    seen.failed["leave"] += story.failed(times["leave"] - 0.1, times["kill"] - 0.1)
+    seen.failed["kill"] += story.failed(since=times["kill"] - 0.1)
+
+
+@measures(
+    *(Spec(f"rivals.compaction.{rival}", _COMPACTION, name, goal=1.0, noise=0.5) for rival, name in RIVALS.items()),
+    Spec("rivals.after-compaction", "calls that failed when the old instances were gone then", goal=0.0),
+)
+def compaction(site: Site) -> dict[str, Finding]:
+    """The road to etcd breaks, an instance comes, history is compacted, the road is back, and the old instance goes."""
+    program = str(building.build())
+    ms: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    lost: dict[str, list[int]] = {kind: [] for kind in KINDS}
+    with etcd_of(site) as etcd, Relay(etcd.endpoint) as relay:
+        repeats = max(1, round(_COMPACTIONS * min(1.0, site.scale)))
+        for number in range(repeats):
+            for turn in range(len(KINDS)):
+                kind = KINDS[(number + turn) % len(KINDS)]
+                site.tell(f"{kind}: history is compacted behind its back, {number + 1} of {repeats}")
+                took, failures = _cut_off(site, etcd, relay, program, kind, number)
+                ms[kind].append(took * 1000)
+                lost[kind].append(failures)
+    found = {f"rivals.compaction.{r}": beside(ms["mesh"], ms[r]) for r in RIVALS}
+    for finding in found.values():
+        finding.notes = f"{_GIVE_UP:g} s stands for a client that had not noticed by then; {building.versions()}"
+    told = ", ".join(f"{RIVALS[r]}: {statistics.median(lost[r]):g}" for r in RIVALS)
+    after = Finding(statistics.median(lost["mesh"]), unit="calls", facts={"by_repeat": lost})
+    after.notes = f"of {_AFTER * _SLOW_RATE:g} calls each time; {told}"
+    return found | {"rivals.after-compaction": after}
+
+
+def _cut_off(site: Site, etcd: Etcd, relay: Relay, program: str, kind: str, number: int) -> tuple[float, int]:
+    """Return the seconds from the road's return to the first call on the new instance, and the calls lost later."""
+    old, new = Spare(site), Spare(site)
+    name = f"{kind}-cut-{number}"
+    rival = Rival(site, kind, etcd.endpoint, program=program, bases=[old.address], via=relay.endpoint, name=name)
+    times: dict[str, float] = {}
+
+    def events() -> None:
+        wait(_SETTLE)
+        relay.close_road()
+        rival.registry.add(new.address)
+        etcd.ctl("compaction", str(rival.registry.change_elsewhere()))
+        wait(_SETTLE)
+        times["back"] = time.time()
+        relay.open_road()
+        wait(_GIVE_UP)
+        rival.registry.leave(old.address)
+        wait(_SETTLE)
+        times["gone"] = time.time()
+        old.kill()
+        wait(_AFTER)
+
+    story = rival.under_load(_SLOW_RATE, events)
+    rival.stop(site)
+    old.stop()
+    new.stop()
+    took = story.first_on(new.address, times["back"])
+    return (_GIVE_UP if took is None or took > _GIVE_UP else took), story.failed(since=times["gone"])
+
+
+@measures(
+    *(
+        Spec(
+            f"rivals.overhead.{rival}",
+            "our channel's CPU per call, over that of a raw grpc.aio stub",
+            f"{name}, over a raw grpc-go connection",
+        )
+        for rival, name in RIVALS.items()
+    ),
+)
+def overhead(site: Site) -> dict[str, Finding]:
+    """What each stack costs beside the bare connection of its own language: a ratio of ratios."""
+    program = str(building.build())
+    with etcd_of(site) as etcd:
+        _, address = site.serve("plain")
+        raw = {"python": site.python("-m", "bench.rivals.caller", "raw", address, name="raw-python")}
+        raw["go"] = site.start([program, "raw", address], name="raw-go")
+        for process in raw.values():
+            process.line()
+        stacks = {
+            kind: Rival(site, kind, etcd.endpoint, program=program, bases=[address], noted=False).process
+            for kind in KINDS
+        }
+        size = {"calls": site.calls(1000), "count": site.rounds}
+        ours = asyncio.run(rounds(_arm(raw["python"]), {"mesh": _arm(stacks["mesh"])}, **size))
+        go = asyncio.run(rounds(_arm(raw["go"]), {rival: _arm(stacks[rival]) for rival in RIVALS}, **size))
+    return {f"rivals.overhead.{rival}": _over(ours.compared("mesh"), go.compared(rival)) for rival in RIVALS}
+
+
+def _arm(process: Process) -> Arm:
+    return Arm(lambda calls: process.ask(f"closed {calls} {_AT_ONCE}"), (process.pid,))
+
+
+def _over(ours: Finding, theirs: Finding) -> Finding:
+    """Return the ratio of two ratios; its interval is the widest that both allow."""
+    (a, a_low, a_high), (b, b_low, b_high) = (
+        (float(f.ratio or 0), float(f.low or 0), float(f.high or 0)) for f in (ours, theirs)
+    )
+    found = Finding(a, b, a / b, a_low / b_high, a_high / b_low, unit="× its raw stub")
+    # The worse of both controls.
+    found.control = max((ours.control or 1.0, theirs.control or 1.0), key=lambda control: abs(control - 1))
+    found.facts = {
+        "us": ours.ours,
+        "raw_us": ours.baseline,
+        "baseline_us": theirs.ours,
+        "baseline_raw_us": theirs.baseline,
+    }
+    found.notes = building.versions()
+    for whose, finding in (("ours", ours), ("theirs", theirs)):
+        found.samples |= {f"{whose} {name}": values for name, values in finding.samples.items()}
+    return found
+
+
+def _findings(seen: Mapping[str, Followed]) -> dict[str, Finding]:
+    ours, notes = seen["mesh"], f"{RATE:g} calls/s over two instances, due in 1 s; {building.versions()}"
+    found = {}
+    for event in _EVENTS:
+        for rival in RIVALS:
+            found[f"rivals.{event}.{rival}"] = beside(ours.ms[event], seen[rival].ms[event])
+            found[f"rivals.{event}.{rival}"].notes = notes
+    failed = Finding(float(sum(ours.failed.values())), unit="calls")
+    failed.facts = {"calls": ours.calls, "failed_by_event": ours.failed}
+    for rival in RIVALS:
+        failed.facts |= {f"{rival}_failed_by_event": seen[rival].failed, f"{rival}_calls": seen[rival].calls}
+    told = ", ".join(f"{RIVALS[r]}: {sum(seen[r].failed.values())} of {seen[r].calls}" for r in RIVALS)
+    failed.notes = f"of {ours.calls} calls; {told}"
+    return found | {"rivals.failed": failed}
