@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -20,11 +22,14 @@ import mesh
 from mesh.client import sync
 from mesh.client.blocking_call import BlockingCall
 from mesh.client.blocking_error import BlockingCallError
+from mesh.credentials import server_credentials
 from mesh.instance import Instance, View
 from mesh.policy import Balancer, BreakerPolicy, MethodPolicy
 from mesh.resilience.breaker import BreakerState, Permit
 from mesh.resilience.hops import CURRENT, Hop
+from mesh.settings import Settings
 from mesh.telemetry import metrics
+from support.certificates import Authority
 from support.fleet import IDEMPOTENT, QUICK, SERVICE, US, UU, Host, echo, refuse, slow
 
 NOT_IDEMPOTENT = {UU: MethodPolicy(retry=QUICK)}
@@ -33,13 +38,13 @@ NOT_IDEMPOTENT = {UU: MethodPolicy(retry=QUICK)}
 class Servers:
     """Hosts on a loop of their own thread."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, credentials: Callable[[], grpc.ServerCredentials] | None = None) -> None:
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever)
         self._thread.start()
         self.hosts = [Host() for _ in range(count)]
         for host in self.hosts:
-            self.run(host.start())
+            self.run(host.start(credentials() if credentials is not None else None))
 
     def run(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(10)
@@ -478,6 +483,63 @@ def test_a_server_that_is_gone_and_comes_back_is_called_by_threads_again(channel
     for _ in range(4):
         channel.unary_unary(UU)(b"x")
     assert host.calls == before + 2
+
+
+def test_threads_call_over_renewed_connections_and_lose_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mesh.client.pool._RENEWAL_PAUSE", 0.05)
+    authority = Authority(tmp_path / "ca")
+    tls = authority.issue("party")
+    servers = Servers(2, lambda: server_credentials(tls))
+    try:
+        with connect(servers, settings=Settings(tls=tls)) as channel:
+            before = {slot.connection for slot in slots_of(channel)}
+            stop = threading.Event()
+
+            def load() -> int:
+                count = 0
+                while not stop.is_set():
+                    assert channel.unary_unary(UU)(b"x", timeout=10) == b"x"
+                    count += 1
+                return count
+
+            loading = [in_thread(load) for _ in range(4)]
+            fresh = authority.issue("fresh")
+            for new, old in ((fresh.cert, tls.cert), (fresh.key, tls.key)):
+                assert new is not None
+                assert old is not None
+                shutil.copy(new, old)
+            until(lambda: not before & {slot.connection for slot in slots_of(channel)})
+            until(lambda: all(c.in_flight == 0 and c.is_closing and not c.twins._others for c in before))
+            warm(channel, 2)
+            stop.set()
+            assert all(future.result(20) for future in loading)
+            assert in_flight(channel) == 0
+            assert channel._thread.asked == 0
+    finally:
+        servers.close()
+
+
+def test_a_connection_that_breaks_takes_its_twin_along(channel: Any, servers: Servers) -> None:
+    slot = slots_of(channel)[0]
+    twin = slot.connection.twins.ready
+    host = next(host for host in servers.hosts if host.address == slot.name)
+    servers.run(host.stop())
+    until(lambda: slot.connection.twins.ready is None and twin.is_retired)
+    until(lambda: twin.is_closed and not slot.connection.twins._others)
+    assert channel.unary_unary(UU)(b"x") == b"x"
+
+
+def test_an_attempt_that_failed_by_the_road_has_its_connection_asked_anew(channel: Any, servers: Servers) -> None:
+    for host in servers.hosts:
+        host.answer = refuse("UNAVAILABLE", "down")
+    twins = [slot.connection.twins for slot in slots_of(channel)]
+    told = [twin.ready for twin in twins]
+    with pytest.raises(BlockingCallError):
+        channel.unary_unary(UU)(b"x")
+    until(lambda: [twin.ready for twin in twins] == told)
+    assert channel._thread.asked == 0
 
 
 def test_nothing_is_lost_when_instances_flap_under_sixteen_threads(servers: Servers) -> None:

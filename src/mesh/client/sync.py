@@ -72,7 +72,7 @@ def _make_plain(
                     connection.in_flight += 1
                     found.in_flight += 1
                     twin = found  # From here on it has to be counted out.
-                else:
+                elif not connection.is_closing:
                     twins.want()
         if twin is None:
             call = ThreadCall(thread)
@@ -109,7 +109,7 @@ def _judge(call: ThreadCall, picked: Picked, attempt: ThreadAttempt, error: Base
         call.take_result(picked, attempt)
         return call.outcome(None, attempt, telling)
     # Ctrl-C, or what is no error of a call: the account is closed all the same.
-    call.take_result(picked, attempt)
+    call.give_up(picked, attempt)
     raise error
 
 

@@ -91,6 +91,11 @@ class ThreadCall(UnaryUnaryCall):
         with self._thread.gate, self._thread.state:
             attempt.finish()
 
+    def give_up(self, picked: Picked, attempt: ThreadAttempt) -> None:
+        """End with a first attempt that its thread did not wait for."""
+        self._cancelling = True
+        self.take_result(picked, attempt)
+
     def leave_to_the_loop(self, picked: Picked | None) -> None:
         """Have the loop make the first attempt, on what was picked, if anything was."""
         self._then = partial(self._launch_on_loop, picked) if picked is not None else self._drive
@@ -130,9 +135,11 @@ class ThreadCall(UnaryUnaryCall):
 
     def _launch(self, picked: Picked, now: float) -> Any:
         if self._in_thread:
-            twins = picked[0].connection.twins_of(self._thread)
+            connection = picked[0].connection
+            twins = connection.twins_of(self._thread)
             if twins.ready is None:
-                twins.want()
+                if not connection.is_closing:
+                    twins.want()
                 self.leave_to_the_loop(picked)
                 return None
         return super()._launch(picked, now)

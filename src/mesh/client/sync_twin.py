@@ -73,9 +73,6 @@ class Twin:
 class Twins:
     """The twin of one connection, and those before it whose last calls have not ended."""
 
-    _asked = 0
-    """How many twins of this process are being asked for their state."""
-
     def __init__(self, thread: LoopThread, connect: Callable[[], grpc.Channel]) -> None:
         self.ready: Twin | None = None
         """The one that was connected when it was last asked. A break after that makes an attempt fail, or C-core mends
@@ -94,16 +91,16 @@ class Twins:
 
     def want(self) -> None:
         """See to it that there will be a twin that is known to be connected."""
-        if self._closed or Twins._asked >= _MOST_ASKED:
+        if self._closed or self._thread.asked >= _MOST_ASKED:
             return
         twin = self._current
         if twin is None:
             twin = self._current = Twin(self._connect())
             twin.told = partial(self._told, twin)
         if not twin.is_asked:
-            twin.is_asked = True
-            Twins._asked += 1
             twin.channel.subscribe(twin.told, try_to_connect=True)
+            twin.is_asked = True
+            self._thread.asked += 1
 
     def doubt(self, twin: Twin) -> None:
         """Use it no more until it has said again that it is connected: an attempt on it has failed."""
@@ -155,7 +152,7 @@ class Twins:
         if twin.is_asked:
             twin.is_asked = False
             twin.quiet_at = self._thread.loop.time() + _QUIET_AFTER
-            Twins._asked -= 1
+            self._thread.asked -= 1
             twin.channel.unsubscribe(twin.told)
 
     def _end(self, twin: Twin) -> None:

@@ -47,6 +47,8 @@ class LoopThread:
         self.state: Any = threading.RLock()
         """What the loop owns is yours while you have this. Do nothing that waits."""
         self.loop: asyncio.AbstractEventLoop = asyncio.SelectorEventLoop(_Selector(self.gate, self.state))
+        self.asked = 0
+        """Channels of the blocking kind that are being asked for their state; a count of `mesh.client.sync_twin`."""
         self._thread = threading.Thread(target=self._run, name="mesh loop", daemon=True)
         self._thread.start()
         self._ident = self._thread.ident
