@@ -70,7 +70,7 @@ class BreakerPolicy:
     slow_call_rate: float = 0.5
     slow_call_factor: float = 5.0
     """So many times slower than the same method at other instances is slow; 0 is never."""
-    outlier_failure_rate: float = 0.2
+    outlier_failure_rate: float = 0.15
     """Enough where other instances fail much less; 0 is never."""
     max_open_for: float = 300.0
     """Seconds (Envoy's max_ejection_time)."""
