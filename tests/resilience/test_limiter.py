@@ -191,12 +191,13 @@ class Simulated:
     workers: int
     takes: float
     limiter: Limiter | None
+    deadline: float = float("inf")
     now: float = 0.0
     answered: list[tuple[float, float]] = field(default_factory=list)
     """When, and how long it took."""
     shed: int = 0
     _free: list[float] = field(default_factory=list)
-    _ends: list[tuple[float, float]] = field(default_factory=list)
+    _ends: list[tuple[float, float, bool]] = field(default_factory=list)
     _queue: dict[int, tuple[Ticket, float]] = field(default_factory=dict)
     _pace: Pace = field(default_factory=Pace)
 
@@ -224,17 +225,20 @@ class Simulated:
             self._queue[id(ticket)] = (ticket, self.now)
 
     def _work(self, came: float) -> None:
-        start = max(heapq.heappop(self._free), self.now)
-        heapq.heappush(self._free, start + self.takes)
-        heapq.heappush(self._ends, (start + self.takes, self.now if self.limiter else came))
+        free = heapq.heappop(self._free)
+        start = max(free, self.now)
+        end = min(start + self.takes, came + self.deadline)
+        heapq.heappush(self._free, max(end, start) if end > start else free)
+        heapq.heappush(self._ends, (end, self.now if self.limiter else came, end < start + self.takes))
 
     def _until(self, when: float) -> None:
         while self._ends and self._ends[0][0] <= when:
-            self.now, began = heapq.heappop(self._ends)
-            self.answered.append((self.now, self.now - began))
+            self.now, began, late = heapq.heappop(self._ends)
+            if not late:
+                self.answered.append((self.now, self.now - began))
             self._drop_late()
             if self.limiter is not None:
-                ticket = self.limiter.end(self._pace, self.now - began, self.now)
+                ticket = self.limiter.end(self._pace, self.now - began, self.now, late=late)
                 if ticket is not None:
                     self._work(self._queue.pop(id(ticket))[1])
         self.now = when
@@ -271,6 +275,37 @@ def test_without_it_the_same_load_leaves_nobody_answered_in_time() -> None:
     server = Simulated(8, 0.020, None)
     server.run(KNEE * 3, 60)
     assert server.good(10, within=1.0) == 0
+
+
+def test_a_service_that_is_slow_is_kept_alive_though_the_lowest_limit_is_too_high_for_it() -> None:
+    """Four connections of 0.1 s: the hundred calls that are let in by default would take 2.5 s."""
+    server = Simulated(4, 0.100, Limiter(LimitPolicy(), 0.0), deadline=1.0)
+    server.run(20, 10)
+    before = len(server.answered)
+    server.run(120, 60)
+    assert server.good(10, within=1.0) >= 0.8 * 40 * 60
+    assert server.good(30, within=0.5) >= 0.8 * 40 * 40
+    assert len(server.answered) > before
+    server.run(20, 10)
+    server.shed = 0
+    server.run(20, 10)
+    assert server.shed == 0
+
+
+def test_the_lowest_limit_holds_again_when_it_was_grown_back_to() -> None:
+    limiter, pace = Limiter(LimitPolicy(50, 500), 0.0), Pace()
+    now = windows(limiter, pace, 0.010, 5, 60, 0.0)
+    for _ in range(100):
+        for _ in range(20):
+            limiter.begin()
+        now += 0.1
+        for _ in range(20):
+            limiter.end(pace, 1.0, now, late=True)
+    assert limiter.limit < 10
+    now = windows(limiter, pace, 0.010, 100, 20, now)
+    assert limiter.limit > 50
+    windows(limiter, pace, 0.500, 50, 60, now)
+    assert limiter.limit == 50
 
 
 def test_an_overload_from_the_first_moment_is_found_too() -> None:

@@ -17,12 +17,16 @@ What differs from it:
   - A limit falls from what was in use, not from its own height, and grows while nothing is slow, used or not: one that
     is too high costs a moment of slowness, one that was left low by the last overload costs calls.
 
+  - A call that ran out of time counts with the time it had: were only good answers heard, a server that gives none any
+    more would learn nothing. Where half of a window ran out of time, the policy's lowest is too high for this service,
+    and does not hold until the limit has grown back to it.
+
 Calls over the limit wait in a queue, a quarter of the limit in number and PATIENCE at the longest, which its caller
 counts; then they are refused. Priorities: "sheddable" calls use three quarters of the limit and never wait; "critical"
 ones wait in front and push the youngest other out of a full queue.
 
-Left out: streams, whose time says nothing of the load; CPU that is used up before a call arrives here, which shows as
-lag of the event loop and not as calls in flight.
+Left out: streams, whose time says nothing of the load. Calls that wait unseen because handlers compute in the event
+loop are brought into sight by `mesh.server.gate`.
 """
 
 from __future__ import annotations
@@ -40,6 +44,9 @@ _WINDOW = 0.1
 _SAMPLES = 10
 _SMOOTHING = 0.2
 _PERIOD = 60.0
+_LATE_SHARE = 0.5
+_BARELY = 4
+"""Calls at once in a server that answers nothing in time: enough to notice when it does."""
 _SHEDDABLE_SHARE = 0.75
 _QUEUE_SHARE = 0.25
 _NEVER = float("inf")
@@ -58,7 +65,9 @@ PRIORITIES = {"critical": Priority.CRITICAL, "sheddable": Priority.SHEDDABLE, ""
 
 @dataclass(frozen=True, slots=True)
 class LimitPolicy:
-    """Calls that a server works on at once: never fewer than `lowest` are let in, never more than `highest`."""
+    """Calls that a server works on at once: never fewer than `lowest` are let in, unless half of them run out of time,
+    and never more than `highest`.
+    """
 
     lowest: int = 100
     highest: int = 1000
@@ -67,11 +76,13 @@ class LimitPolicy:
 class Pace:
     """How fast the calls of one method are: now, and at their best lately."""
 
-    __slots__ = ("_before", "_best", "count", "total")
+    __slots__ = ("_before", "_best", "count", "least", "total")
 
     def __init__(self) -> None:
         self.total = 0.0
         self.count = 0
+        self.least = 0.0
+        """Half of the reference: with less time than this a call is begun in vain."""
         self._best = self._before = _NEVER
 
     def slowdown(self) -> float:
@@ -79,6 +90,7 @@ class Pace:
         mean = self.total / self.count
         self._best = min(self._best, mean)
         reference = min(self._best, self._before)
+        self.least = reference / 2
         return mean / reference if reference > 0 else 1.0
 
     def begin_window(self) -> None:
@@ -113,7 +125,11 @@ class Limiter:
         self._queues: dict[Priority, deque[Ticket]] = {Priority.CRITICAL: deque(), Priority.DEFAULT: deque()}
         self.waiting = 0
         self._peak = 0
-        self._samples = 0
+        self._samples = self._late = 0
+        self._overrun = False
+        """Whether even the lowest was too much, and the limit has not grown back to it."""
+        self.asks_all = False
+        """Whether nobody is let in without a question."""
         self._paces: set[Pace] = set()
         self._window_ends = now + _WINDOW
         self._period_ends = now + _PERIOD
@@ -162,10 +178,14 @@ class Limiter:
             self.waiting -= 1
             self._settle()
 
-    def end(self, pace: Pace | None, seconds: float, now: float) -> Ticket | None:
-        """Take note of a call that ended, its time if it says something, and return who is let in for it."""
+    def end(self, pace: Pace | None, seconds: float, now: float, *, late: bool = False) -> Ticket | None:
+        """Take note of a call that ended, its time if it says something, and return who is let in for it.
+
+        late: it ran out of time.
+        """
         self.in_work -= 1
         if pace is not None:
+            self._late += late
             pace.total += seconds
             pace.count += 1
             self._paces.add(pace)
@@ -189,8 +209,13 @@ class Limiter:
         queue = self._queues[Priority.DEFAULT]
         return queue[-1] if queue else None
 
+    def ask_all(self, yes: bool) -> None:
+        """Have nobody let in without a question, or those again that need none."""
+        self.asks_all = yes
+        self._settle()
+
     def _settle(self) -> None:
-        self.free_below = 0 if self.waiting else int(self.limit * _SHEDDABLE_SHARE)
+        self.free_below = 0 if self.waiting or self.asks_all else int(self.limit * _SHEDDABLE_SHARE)
 
     def _end_window(self, now: float) -> None:
         measured = [pace for pace in self._paces if pace.count]
@@ -203,18 +228,20 @@ class Limiter:
                 self._end_period(now)
         for pace in measured:
             pace.begin_window()
-        self._samples, self._peak = 0, self.in_work
+        self._samples, self._late, self._peak = 0, 0, self.in_work
         self._window_ends = now + _WINDOW
         self._settle()
 
     def _adapt(self, slowdown: float) -> None:
         policy, limit = self._policy, self.limit
+        self._overrun = self._late >= _LATE_SHARE * self._samples or (self._overrun and limit < policy.lowest)
+        lowest = min(policy.lowest, _BARELY) if self._overrun else policy.lowest
         if slowdown > TOLERANCE:
-            limit = min(limit, float(max(self._peak, policy.lowest)))
+            limit = min(limit, float(max(self._peak, lowest)))
         gradient = max(0.5, min(1.0, TOLERANCE / slowdown))
         wanted = limit * gradient + sqrt(limit)
         limit = limit * (1 - _SMOOTHING) + wanted * _SMOOTHING
-        self.limit = min(max(limit, float(policy.lowest)), float(policy.highest))
+        self.limit = min(max(limit, float(lowest)), float(policy.highest))
 
     def _end_period(self, now: float) -> None:
         if self._pressed and self.limit > self._policy.lowest:

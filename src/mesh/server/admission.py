@@ -11,6 +11,7 @@ from weakref import WeakSet
 
 from mesh.clock import Clock
 from mesh.resilience.limiter import PATIENCE, PRIORITIES, Limiter, LimitPolicy, Pace, Ticket
+from mesh.server.gate import Gate
 from mesh.telemetry import metrics
 
 
@@ -19,6 +20,7 @@ class Admission:
 
     def __init__(self, policy: LimitPolicy, clock: Clock) -> None:
         self.limiter = Limiter(policy, clock.monotonic())
+        self._gate = Gate(clock, self.limiter.ask_all)
         self._waiting: dict[Ticket, asyncio.Future[bool]] = {}
         _doors.add(self)
 
@@ -26,20 +28,31 @@ class Admission:
         """Return whether a call is let in, at once or after a short wait. Each that is has to `leave`."""
         ticket, pushed = self.limiter.ask(PRIORITIES[priority])
         if ticket is None:
-            return True
+            return await self._begin()
         if pushed is not None:
             self._tell(pushed, False)
         if not ticket.gone and await self._wait(ticket):
-            return True
+            return await self._begin()
+        self._gate.refused()
         metrics.SERVER_SHED.labels(service, priority or "default").inc()
         return False
 
-    def leave(self, pace: Pace | None, seconds: float, now: float) -> None:
-        """Let go of a call that took so long; its time counts where there is a pace."""
-        ticket = self.limiter.end(pace, seconds, now)
+    def leave(self, pace: Pace | None, seconds: float, now: float, *, late: bool = False) -> None:
+        """Let go of a call that took so long; its time counts where there is a pace. late: it ran out of time."""
+        self._gate.passed(now)
+        ticket = self.limiter.end(pace, seconds, now, late=late)
         # Whoever was cancelled a moment ago, and does not know it yet, is passed over.
         while ticket is not None and not self._tell(ticket, True):
             ticket = self.limiter.end(None, 0.0, now)
+
+    async def _begin(self) -> bool:
+        if self._gate.is_shut:
+            try:
+                await self._gate.turn()
+            except asyncio.CancelledError:
+                self.leave(None, 0.0, 0.0)
+                raise
+        return True
 
     async def _wait(self, ticket: Ticket) -> bool:
         loop = asyncio.get_running_loop()

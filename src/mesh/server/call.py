@@ -149,7 +149,7 @@ class ServedCall:
         if left is None:
             self.deadline = now + method.timeout
         else:
-            if left < _HARDLY:
+            if left < _HARDLY or left < method.pace.least:
                 self.refused = NO_TIME_LEFT
             left -= ANSWER_RESERVE if left > _LONG else left * _RESERVE_SHARE
             self.deadline = now + (left if left < method.longest else method.longest)
@@ -182,7 +182,11 @@ class ServedCall:
             if self.refused is None:
                 self.refused = OVERLOADED
             raise TooLate
-        self._entered = method.clock.monotonic()
+        # The time at the gate is part of the call's: it is what tells of an overload there.
+        self._entered = self._started
+        if self.deadline - method.clock.monotonic() < method.pace.least:
+            self.refused = self.refused or NO_TIME_LEFT
+            raise TooLate
 
     @property
     def streams_for(self) -> float:
@@ -278,7 +282,8 @@ class ServedCall:
         now = method.clock.monotonic()
         method.seconds.observe(now - self._started)
         if self._entered is not None and method.admission is not None:
-            method.admission.leave(method.pace if code == "OK" else None, now - self._entered, now)
+            late = code != "OK" and (now >= self.deadline - _HARDLY or self.refused is NO_TIME_LEFT)
+            method.admission.leave(method.pace if late or code == "OK" else None, now - self._entered, now, late=late)
         method.count(code)
         if method.meter is not None:
             method.meter.answered(code)
