@@ -192,9 +192,9 @@ def test_an_operator_switches_hedging_and_the_timeout_of_attempts_off():
     assert (found.hedging.max_attempts, found.hedging.delay, found.retry.attempt_timeout) == (1, 0.0, 0.0)
 
 
-def test_reads_by_id_are_hedged_by_their_contract_and_nothing_else_is():
+def test_reads_are_hedged_by_their_contract_and_nothing_else_is():
     hedged = {path.rpartition("/")[2] for path, p in policies.policies_of(USERS).items() if p.hedging.max_attempts > 1}
-    assert hedged == {"GetUser", "BatchGetUsers"}
+    assert hedged == {"GetUser", "ListUsers", "BatchGetUsers"}
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_no_attempt_is_begun_after_the_deadline() -> None:
 
 
 def test_a_hedge_that_is_not_paid_is_left_out_and_may_be_paid_later() -> None:
-    machine = hedges(budget=BudgetPolicy(share=0.0, per_second=0.2))
+    machine = hedges(budget=BudgetPolicy(share=0.0, per_second=0.15))
     assert machine.hedge(0.0) is False
     assert (machine.has_more, machine.attempts, machine.under_way) == (True, 1, 1)
     rich = Budget(BudgetPolicy(share=0.0, per_second=0.4), 0.0)

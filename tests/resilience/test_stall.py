@@ -69,9 +69,9 @@ def test_where_such_waits_are_usual_nobody_hangs() -> None:
         world.run(0.19, 0)
         world.run(0.19, 1)
         world.run(0.19, 2)
-    world.run(0.4, 1)
+    world.run(0.35, 1)
     assert world.hanging == []
-    world.run(0.3, 1)
+    world.run(0.15, 1)
     assert world.hanging == [1]
 
 

@@ -68,7 +68,7 @@ class Budget:
         self._asked += 1
         return has_it and self._pay()
 
-    def withdraw_hedge(self, now: float, leaving: float = 0.5) -> bool:
+    def withdraw_hedge(self, now: float, leaving: float = 1 / 3) -> bool:
         """Take an extra attempt that no failure asks for, if the budget has it besides a part that is left to those
         who need it more; tell whether it had.
         """

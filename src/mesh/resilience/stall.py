@@ -5,8 +5,8 @@ later; a handler that waits for ever keeps it for good. Until then one call afte
 its deadline. Slowness is not what this is about: an endpoint that answers, however late, is judged by its breaker.
 
 Rules, asked anew every moment (`look`):
-  hangs      calls have been under way for 0.2 s, and for three times the longest wait that any endpoint has ended with
-             an answer of late, and nothing came; or five attempts in a row were given up as too slow. And the others
+  hangs      calls have been under way for 0.2 s, and for twice the longest wait that any endpoint has ended with an
+             answer of late, and nothing came; or five attempts in a row were given up as too slow. And the others
              answer: most of those that were called have done so since.
   is passed  over in picks, until anything comes back from it.
   is tried   again if nothing is under way there any more and so nothing can come back: after a second, and after twice
@@ -29,12 +29,12 @@ from typing import Protocol
 
 # Shorter waits are hiccups: a collection of garbage, a checkpoint of a database.
 _SHORTEST = 0.2
-# Times the longest wait: what takes three times as long as anything in the last minute is not merely slow.
-_FACTOR = 3.0
+# Times the longest wait of late. Higher, and one hiccup of a machine hides a hung instance for as long as it is known.
+_FACTOR = 2.0
 # Attempts given up in a row. Chance alone gives up one in twenty; five in a row are one in three million.
 _GIVEN_UP = 5
-# The longest wait of late is forgotten, to 1/e, in a minute.
-_LIFE = 60.0
+# The longest wait of late is forgotten, to 1/e, in half a minute.
+_LIFE = 30.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 
 
