@@ -35,6 +35,8 @@ _LOOK_EVERY, _LOOK_EVERY_AT_MOST = 2.0, 30.0
 # A breaker lets a few probes through and opens again; an instance comes back here with its whole share, and Envoy knows
 # nothing of a process that was started again. So it comes back sooner, as shares of `open_for`.
 _FIRST_EJECTION, _LONGEST_EJECTION = 1 / 3, 0.4
+# A breaker compares instances, Envoy judges each by itself: less than this may be a bad day of all of them.
+_LOWEST_OUTLIER = 0.2
 _TOLD_ONLY = (BreakerMode.DISABLED, BreakerMode.METRICS_ONLY)
 _MAX_CALLS, _MAX_CONNECTIONS = 10_000, 1024
 _IN_TURN = BalancerPolicy()
@@ -149,7 +151,7 @@ def _outliers(breaker: BreakerPolicy) -> outlier_detection_pb2.OutlierDetection:
     FORCED_OPEN has no word here, nor have slow calls: an instance is slow by what a call asks for as well.
     """
     enforced = {"value": 0 if breaker.mode in _TOLD_ONLY else 100}
-    failure_rate = min(breaker.failure_rate, breaker.outlier_failure_rate or 1.0)
+    outlier = max(breaker.outlier_failure_rate, _LOWEST_OUTLIER) if breaker.outlier_failure_rate else 1.0
     return outlier_detection_pb2.OutlierDetection(
         # Connections that fail and answers that fail are counted apart, the former eject after two, always: no call
         # has come to an instance that cannot be connected.
@@ -163,7 +165,7 @@ def _outliers(breaker: BreakerPolicy) -> outlier_detection_pb2.OutlierDetection:
         # By standard deviations: of three instances the only one that ever failed is out, however rarely it did.
         enforcing_success_rate={"value": 0},
         enforcing_local_origin_success_rate={"value": 0},
-        failure_percentage_threshold={"value": round(failure_rate * 100)},
+        failure_percentage_threshold={"value": round(min(breaker.failure_rate, outlier) * 100)},
         enforcing_failure_percentage=enforced,
         failure_percentage_minimum_hosts={"value": 2},
         failure_percentage_request_volume={"value": breaker.minimum_calls},
