@@ -121,12 +121,9 @@ def test_a_hedge_that_is_not_paid_is_left_out_and_may_be_paid_later() -> None:
     machine = hedges(budget=BudgetPolicy(share=0.0, per_second=0.15))
     assert machine.hedge(0.0) is False
     assert (machine.has_more, machine.attempts, machine.under_way) == (True, 1, 1)
-    rich = Budget(BudgetPolicy(share=0.0, per_second=0.4), 0.0)
-    assert not rich.withdraw_hedge(0.0, leaving=1.0)
-    machine = Hedges(POLICY, rich)
-    assert machine.hedge(0.0)
-    assert not machine.hedge(0.1)
-    assert machine.hedge(30.0)
+    machine = hedges(budget=BudgetPolicy(share=0.0, per_second=0.2))
+    assert [machine.hedge(0.0), machine.hedge(0.1)] == [True, False]
+    assert machine.hedge(60.0)
     assert hedges(budget=EMPTY).after(DOWN, 0.6, 10.0) is Stop.BUDGET
 
 
