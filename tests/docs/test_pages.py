@@ -40,6 +40,7 @@ ELSEWHERE = {
     "v/bin/python -c 'import etcd3'": "docs/faq-etcd3.md",
     "make drills": "tests/drills/test_short.py",
     "make drills FAULT=hung": "tests/drills/test_short.py",
+    "make drills ARGS=\"--since '2026-11-22 12:00'\"": "tests/drills/test_machinery.py",
     "make soak": "tests/drills/test_short.py",
     "make bench": "tests/benchmarks/test_bench.py",
     "make bench ROW=client": "tests/benchmarks/test_bench.py",

@@ -32,10 +32,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry", action="store_true", help="print the rows and write nothing")
     parser.add_argument("--page", action="store_true", help="run nothing, make docs/drills.md from docs/drills.json")
     parser.add_argument("--patient", type=float, default=0.0, help="seconds to wait for a calm machine before each")
-    parser.add_argument("--rate", type=float, help="calls a second and road, instead of the drill's own")
+    parser.add_argument(
+        "--rate", type=float, help="calls a second and road, instead of the drill's own where it asks for no number"
+    )
+    parser.add_argument(
+        "--since",
+        default="",
+        metavar="'2026-11-22 12:00'",
+        help="leave out faults run since then (UTC): go on with a run",
+    )
     parser.add_argument("--soak", action="store_true", help="a random fault a minute instead")
     parser.add_argument("--minutes", type=float, default=60.0, help="of a soak")
     parser.add_argument("--seed", type=int, default=None, help="of a soak")
+    parser.add_argument("--summary", type=Path, help="of a soak: write what came of it to this file as well")
     given = parser.parse_args(argv)
     # Told to end, even from a script's background, it ends what it has started.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -43,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.soak:
         seed = given.seed if given.seed is not None else int.from_bytes(os.urandom(2))
         with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-            return 0 if asyncio.run(soak(Path(folder), given.minutes, seed)) else 1
+            good = asyncio.run(soak(Path(folder), given.minutes, seed, summary=given.summary))
+            return 0 if good else 1
     unknown = [name for name in given.faults if name not in REGISTRY]
     if unknown:
         print(f"no such fault: {', '.join(unknown)}. There are: {', '.join(REGISTRY)}", file=sys.stderr)
@@ -52,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         paper.write(paper.merge([]), REGISTRY)
         return 0
     names = given.faults or list(REGISTRY)
+    if given.since:
+        made = {row["fault"]: row["date"] for row in paper.merge([])}
+        names = [name for name in names if made.get(name, "") < given.since]
     for number, name in enumerate(names, 1):
         _one(name, f"[{number}/{len(names)}] {name}", given)
     return 0
@@ -67,7 +80,7 @@ def _one(name: str, label: str, given: argparse.Namespace) -> None:
     tell(f"starting on a machine that is {busy:.0f} % busy")
     try:
         fault = REGISTRY[name]
-        if given.rate:
+        if given.rate and fault.rule.calls is None and fault.rule.goodput is None:
             fault = replace(fault, setup=replace(fault.setup, rate=given.rate))
         rows = run_now(fault, roads=given.road or ROADS, short=given.short, tell=tell)
     except Exception as e:  # one drill that cannot be run must not cost the others

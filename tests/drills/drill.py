@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drills import invariants, of_etcd, of_instances, of_the_rest
+from drills import invariants, of_etcd, of_instances, of_load, of_surroundings, of_the_rest
 from drills.fault import FAULTS, Fault
 from drills.judging import Row, rows
 from drills.of_instances import CALM
@@ -18,6 +18,8 @@ from drills.site import CLIENTS, Site
 REGISTRY = FAULTS
 assert of_etcd
 assert of_instances
+assert of_load
+assert of_surroundings
 assert of_the_rest
 
 Tell = Callable[[str], None]

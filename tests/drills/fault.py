@@ -26,6 +26,8 @@ class Rule:
     recover_healed: the same, counted from the end of the fault, for faults that no caller can be kept from.
     p99_after, p99_factor: from so many seconds after the injection on, p99 is at most so many times the one before it.
     attempts: attempts per call, at most. calls: at least so many have to be made for the row to count.
+    goodput: calls answered well a second, from the injection to the healing and over all roads, as a share of the best
+    stretch of `Site.peaks`. refusals: seconds that half of the calls refused with RESOURCE_EXHAUSTED take at most.
     codes: the only codes a failed call may have. words: none of these may stand in an error's text.
     """
 
@@ -37,6 +39,8 @@ class Rule:
     p99_factor: float | None = None
     attempts: float | None = None
     calls: int | None = None
+    goodput: float | None = None
+    refusals: float | None = None
     codes: Sequence[str] | None = None
     words: Sequence[str] = ()
     slow: float = SLOW
@@ -57,6 +61,8 @@ class Fault:
     """What is not as the matrix says, e.g. a shorter time."""
     known: str = ""
     """Why it is not met, where that is known."""
+    unmeasured: str = ""
+    """What `passes` says and the drill does not measure."""
     soak: bool = False
     """Whether it heals without a trace, so that it can be one of many in a soak."""
 
@@ -74,13 +80,14 @@ def fault(
     roads: Sequence[str] = ROADS,
     note: str = "",
     known: str = "",
+    unmeasured: str = "",
     soak: bool = False,
 ) -> Callable[[Story], Story]:
     """Enter a story into the registry."""
 
     def enter(story: Story) -> Story:
         assert name not in FAULTS, name
-        FAULTS[name] = Fault(name, sentence, passes, story, rule, setup, roads, note, known, soak)
+        FAULTS[name] = Fault(name, sentence, passes, story, rule, setup, roads, note, known, unmeasured, soak)
         return story
 
     return enter

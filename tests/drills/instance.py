@@ -2,9 +2,11 @@
 
     DRILL_FAULT=path python -m drills.instance
 
-The file holds JSON: {"delay": seconds, "fail": share, "lose": true}. It is looked at many times a second. "lose" does
-each write and then loses the first answer to it. A user of an id that begins with "stuck-" is never got, whatever
-anybody says. Beside the file, `<path>.counts` tells how many calls came, by the road that their ids name.
+The file holds JSON: {"delay": seconds, "fail": share, "lose": true, "busy": seconds, "queue": [connections, seconds]}.
+It is looked at many times a second. "lose" does each write and then loses the first answer to it; "busy" computes so
+long in the event loop; "queue" has each call wait for one of a few connections and hold it so long. A user of an id
+that begins with "stuck-" is never got, whatever anybody says. Beside the file, `<path>.counts` tells how many calls
+came, by the road that their ids name.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import contextlib
 import json
 import os
 import random
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,7 @@ class SickUsers(UserService):
     sickness: dict[str, Any]
     counts: Counter[str]
     _answered: set[str]
+    _pool: tuple[int, asyncio.Semaphore] | None = None
 
     async def CreateUser(self, request: Any, context: Any) -> Any:
         await self._suffer(request.user.id, context)
@@ -56,10 +60,22 @@ class SickUsers(UserService):
 
     async def _suffer(self, user: str, context: Any) -> None:
         self.counts[user.partition("-")[0]] += 1
+        if busy := self.sickness.get("busy"):
+            end = time.thread_time() + busy
+            while time.thread_time() < end:
+                pass
+        if queue := self.sickness.get("queue"):
+            async with self._connections(queue[0]):
+                await asyncio.sleep(queue[1])
         if delay := self.sickness.get("delay"):
             await asyncio.sleep(delay)
         if random.random() < self.sickness.get("fail", 0.0):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "sick for a drill")
+
+    def _connections(self, number: int) -> asyncio.Semaphore:
+        if self._pool is None or self._pool[0] != number:
+            self._pool = (number, asyncio.Semaphore(number))
+        return self._pool[1]
 
     async def _lose(self, request: Any, answer: Any, context: Any) -> Any:
         if self.sickness.get("lose") and request.request_id not in self._answered:

@@ -11,13 +11,29 @@ from support.load import Outcome, Report
 
 Row = dict[str, Any]
 
+# How a call is told that there is no room for it.
+_SHED = ("RESOURCE_EXHAUSTED", "HTTP 429")
 # A plain gRPC channel that was refused waits so long at most before it connects again the second time.
 _RECONNECT = 3.0
 
 
 def rows(fault: Fault, site: Site, reports: Mapping[str, Report], amplified: Mapping[str, float]) -> list[Row]:
     """Make the rows of a drill, one per road."""
+    if fault.rule.goodput is not None:
+        _note_goodput(site, fault.rule.goodput, reports)
     return [_row(fault, site, reports[road], amplified.get(road, 0.0)) for road in site.roads]
+
+
+def _note_goodput(site: Site, share: float, reports: Mapping[str, Report]) -> None:
+    """Note what was answered well under the fault, of what was at best, over all roads: they share the instances."""
+    calls = [call for report in reports.values() for call in report.calls]
+
+    def good(begin: float, end: float) -> float:
+        return sum(call.code == "OK" and begin <= call.start < end for call in calls) / (end - begin)
+
+    peak = max(good(*stretch) for stretch in site.peaks)
+    got = good(site.injected, site.healed)
+    site.fact(f"goodput short of the peak of {peak:.0f} a second, as a share of it", 1 - got / peak, 1 - share)
 
 
 def _row(fault: Fault, site: Site, report: Report, attempts: float) -> Row:
@@ -69,11 +85,19 @@ def _broken(rule: Rule, site: Site, report: Report, attempts: float) -> list[str
             found.append(
                 f"p99 {later * 1e3:.0f} ms from {rule.p99_after:g} s on, {healthy * 1e3:.0f} ms before the fault"
             )
+    if rule.refusals is not None:
+        found += _refusals(rule.refusals, site, report)
     if rule.attempts is not None and attempts > rule.attempts:
         found.append(f"{attempts:.2f} attempts per call")
     if rule.calls is not None and calls < rule.calls and not site.short:
         found.append(f"only {calls} calls were made, {rule.calls} are asked for")
     return found + _texts(rule, failed)
+
+
+def _refusals(limit: float, site: Site, report: Report) -> list[str]:
+    shed = [c for c in report.calls if site.injected <= c.start < site.healed and c.code in _SHED]
+    half = _percentile(shed, 0.5) if shed else 0.0
+    return [f"half of {len(shed)} refusals took over {half * 1e3:.0f} ms"] if half > limit else []
 
 
 def _texts(rule: Rule, failed: Sequence[Outcome]) -> list[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from signal import Signals
 from typing import Any, Self, TypeVar
 
+from drills.worlds import Disk, MovedClock, python_path
 from mesh.instance import Endpoint
 from mesh.registry.record import policy_key, service_prefix
 from support.callers import SERVICE
@@ -27,6 +28,7 @@ from support.envoy import Envoy
 from support.etcd import Etcd, EtcdCluster
 from support.load import Load, Report
 from support.ports import free_port
+from support.postgres import Postgres
 from support.proxy import Proxy
 
 ROADS = ("mesh", "blocking", "edge")
@@ -48,6 +50,12 @@ class Setup:
     env: tuple[tuple[str, str], ...] = ()
     policy: str = ""
     """An operator's override, as it is put into etcd."""
+    clock: bool = False
+    """Every Python process has a wall clock that can be moved."""
+    disk: bool = False
+    """The database lies on a small disk of its own."""
+    postgres: bool = False
+    """The database is PostgreSQL's."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,9 @@ class Fact:
 class Member:
     """An instance: its process, where it listens, where it is called, and its sickness."""
 
-    def __init__(self, folder: Path, number: int, env: Mapping[str, str], setup: Setup) -> None:
+    def __init__(
+        self, folder: Path, number: int, env: Mapping[str, str], setup: Setup, disk: Disk | None = None
+    ) -> None:
         self.id = f"users-{number}"
         self.listens = f"127.0.0.1:{free_port()}"
         self.proxy = Proxy(self.listens) if setup.proxied else None
@@ -82,9 +92,11 @@ class Member:
             "MESH_LISTEN": self.listens,
             "MESH_ADVERTISE": self.address,
             "DRILL_FAULT": str(self._fault),
-            "PYTHONPATH": str(Path(__file__).parents[1]),
+            "PYTHONPATH": python_path(),
         }
         self.process = Process(folder, self.id, {**env, **own}, "drills.instance")
+        if disk is not None:
+            self.process._command = [*disk.entered, *self.process._command]
 
     def sicken(self, **sickness: Any) -> None:
         """Make it sick, or healthy again; it knows within some 20 ms."""
@@ -109,22 +121,32 @@ class Site:
         """When the fault began."""
         self.healed = float("inf")
         """When it was over, if it was."""
+        self.peaks: list[tuple[float, float]] = []
+        """Stretches of a load that is just borne, where the drill is about more."""
         self.drained: float | None = None
         """Until when calls could begin, where the drill is about those in flight."""
         self.cluster = EtcdCluster(folder / "etcd") if setup.etcds > 1 else None
         self.etcd = self.cluster.members[0] if self.cluster else Etcd(folder / "etcd")
         self.etcd_proxy = Proxy(self.etcd.endpoint) if setup.etcd_proxied else None
         self.prefix = f"drill-{uuid.uuid4().hex[:8]}"
-        self.database = folder / "users.db"
+        self.disk = Disk(folder / "disk") if setup.disk else None
+        self.database = (self.disk.folder if self.disk else folder) / "users.db"
+        self.postgres = Postgres() if setup.postgres else None
+        self.clock = MovedClock(folder) if setup.clock else None
         self.authority = Authority(folder / "authority") if setup.tls else None
         self.tls = self.authority.issue("party") if self.authority else None
         self.env = self._environment()
-        self.members = [Member(folder, number, self.env, setup) for number in range(1, setup.instances + 1)]
+        self.members = [Member(folder, n, self.env, setup, self.disk) for n in range(1, setup.instances + 1)]
         self.control_plane = Endpoint("127.0.0.1", free_port())
         self.metrics = f"127.0.0.1:{free_port()}"
-        plane = self.env | {"MESH_METRICS": self.metrics}
+        self.plane_is_sick = folder / "plane-is-sick"
+        plane = self.env | {
+            "MESH_METRICS": self.metrics,
+            "DRILL_PLANE": str(self.plane_is_sick),
+            "PYTHONPATH": python_path(),
+        }
         self.plane = Process(
-            folder, "control-plane", plane, "mesh", "control-plane", "--listen", str(self.control_plane)
+            folder, "control-plane", plane, "drills.plane", "control-plane", "--listen", str(self.control_plane)
         )
         self.envoy = Envoy(folder, self.control_plane, tls=self.tls)
         self.load: Load
@@ -138,12 +160,21 @@ class Site:
             "MESH_TTL": f"{TTL:g}",
             "USERS_DATABASE": f"sqlite:///{self.database}?synchronous=normal",
         }
+        if self.postgres is not None:
+            env["USERS_DATABASE"] = self.postgres.url("users")
         if self.tls is not None:
             env |= {f"MESH_TLS_{part.upper()}": str(getattr(self.tls, part)) for part in ("ca", "cert", "key")}
+        if self.clock is not None:
+            env |= self.clock.environment
         return env | dict(self.setup.env)
 
     async def __aenter__(self) -> Self:
         async with self._stack:
+            if self.disk is not None:
+                self._stack.enter_context(self.disk)
+            if self.postgres is not None:
+                await asyncio.to_thread(self._stack.enter_context, self.postgres)
+                await asyncio.to_thread(self.postgres.sql, "CREATE DATABASE users")
             for member in self.cluster.members if self.cluster else [self.etcd]:
                 self._stack.callback(member.kill)
                 await asyncio.to_thread(member.start, wait=False)
@@ -267,6 +298,18 @@ class Site:
             return set(self.load.ask(road)["ready"])
         return {address for address, healthy in self._hosts().items() if healthy}
 
+    def ejected(self, road: str) -> int:
+        """How many instances a road keeps calls from, for what they did."""
+        if road in CLIENTS:
+            return int(self.load.ask(road)["ejected"])
+        return self.envoy.stats(f"cluster.{SERVICE}.outlier_detection.ejections_active").popitem()[1]
+
+    def ejections(self, road: str) -> float:
+        """How many times a road has ejected an instance."""
+        if road in CLIENTS:
+            return float(self.load.ask(road)["ejections"])
+        return self.envoy.stats(f"cluster.{SERVICE}.outlier_detection.ejections_enforced_total").popitem()[1]
+
     def _hosts(self) -> dict[str, bool]:
         told = json.loads(self.envoy.get("/clusters?format=json"))["cluster_statuses"]
         hosts = next((c.get("host_statuses", []) for c in told if c["name"] == SERVICE), [])
@@ -301,13 +344,19 @@ class Site:
 
     async def add_member(self) -> Member:
         """Start one more instance; nothing is waited for."""
-        member = Member(self.folder, len(self.members) + 1, self.env, self.setup)
+        member = Member(self.folder, len(self.members) + 1, self.env, self.setup, self.disk)
         if member.proxy:
             await self._stack.enter_async_context(member.proxy)
         self.members.append(member)
         self._stack.callback(member.process.end, Signals.SIGKILL)
         member.process.start()
         return member
+
+    def begin_envoy(self, envoy: Envoy) -> None:
+        """Start an Envoy in the place of the one before, which goes on until it is stopped."""
+        self._stack.callback(envoy.stop)
+        envoy.start()
+        self.envoy = envoy
 
     def rows(self, like: str) -> int:
         """How many users have an id like this, asked of the database itself."""

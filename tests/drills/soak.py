@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from drills import invariants
-from drills.drill import REGISTRY
+from drills.drill import REGISTRY, Tell
 from drills.fault import Fault
 from drills.site import Setup, Site
 
@@ -16,11 +16,25 @@ from drills.site import Setup, Site
 _FELT = ("hung", "all-unavailable", "failing")
 
 
-async def soak(folder: Path, minutes: float, seed: int, *, rate: float = 50.0) -> bool:
-    """Run it; print what happens; say whether no call failed but those that may, and the invariants held."""
+async def soak(folder: Path, minutes: float, seed: int, *, rate: float = 50.0, summary: Path | None = None) -> bool:
+    """Run it; print what happens, and write it to `summary`; say whether no call failed but those that may, and the
+    invariants held.
+    """
+    lines: list[str] = []
+
+    def tell(line: str) -> None:
+        print(line, flush=True)
+        lines.append(line)
+        if summary is not None:  # at once: who breaks it off has what came of it until then
+            summary.write_text("\n".join(lines) + "\n")
+
+    return await _soak(folder, minutes, seed, rate, tell)
+
+
+async def _soak(folder: Path, minutes: float, seed: int, rate: float, tell: Tell) -> bool:
     faults = [fault for fault in REGISTRY.values() if fault.soak]
     dice = random.Random(seed)
-    print(f"soak of {minutes:g} min, seed {seed}, of: {', '.join(fault.name for fault in faults)}", flush=True)
+    tell(f"soak of {minutes:g} min, seed {seed}, of: {', '.join(fault.name for fault in faults)}")
     site = Site(folder, Setup(rate=rate), short=True)
     felt: list[tuple[float, float]] = []
     async with site:
@@ -31,7 +45,7 @@ async def soak(folder: Path, minutes: float, seed: int, *, rate: float = 50.0) -
         while time.monotonic() < end:
             number += 1
             begin = time.monotonic()
-            await _one(site, number, dice.choice(faults), felt)
+            tell(await _one(site, number, dice.choice(faults), felt))
             await site.steady(max(0.0, min(begin + 60.0, end) - time.monotonic()))
         site.facts.clear()
         await invariants.check(site, before)
@@ -39,14 +53,14 @@ async def soak(folder: Path, minutes: float, seed: int, *, rate: float = 50.0) -
     good = True
     for report in reports.values():
         lost = [call for call in report.failed if not any(a <= call.start <= b for a, b in felt)]
-        print(f"{report}\n  of the failed, {len(lost)} in minutes in which none may", flush=True)
+        tell(f"{report}\n  of the failed, {len(lost)} in minutes in which none may")
         good = good and not lost
     broken = [str(fact) for fact in site.facts if not fact.met]
-    print(f"seed {seed}: invariants {'hold' if not broken else 'broken: ' + '; '.join(broken)}", flush=True)
+    tell(f"seed {seed}: invariants {'hold' if not broken else 'broken: ' + '; '.join(broken)}")
     return good and not broken
 
 
-async def _one(site: Site, number: int, fault: Fault, felt: list[tuple[float, float]]) -> None:
+async def _one(site: Site, number: int, fault: Fault, felt: list[tuple[float, float]]) -> str:
     site.facts.clear()
     begin = time.monotonic()
     try:
@@ -60,4 +74,4 @@ async def _one(site: Site, number: int, fault: Fault, felt: list[tuple[float, fl
             member.sicken()
     if fault.name in _FELT:
         felt.append((begin - 1.0, time.monotonic() + 2.0))
-    print(f"{number:3} {fault.name}: {time.monotonic() - begin:.0f} s {missed and 'missed: ' + missed}", flush=True)
+    return f"{number:3} {fault.name}: {time.monotonic() - begin:.0f} s {missed and 'missed: ' + missed}"

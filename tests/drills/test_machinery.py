@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from drills import __main__ as program
 from drills import paper
 from drills.drill import REGISTRY
 from drills.fault import Rule
 from drills.judging import rows
-from drills.site import Setup
+from drills.site import Fact, Setup
 from support.load import Outcome, Report
 
 
-def row(rule: Rule, *calls: Outcome, injected: float = 10.0, healed: float = float("inf"), name: str = "killed") -> Any:
+def row(
+    rule: Rule,
+    *calls: Outcome,
+    injected: float = 10.0,
+    healed: float = float("inf"),
+    name: str = "killed",
+    peaks: Sequence[tuple[float, float]] = (),
+) -> Any:
     """Judge the calls of one road by a rule."""
-    site: Any = SimpleNamespace(
-        roads=("mesh",), short=False, setup=Setup(), facts=[], injected=injected, healed=healed, drained=None
-    )
+    site: Any = SimpleNamespace(roads=("mesh",), short=False, setup=Setup(), facts=[], drained=None)
+    site.injected, site.healed, site.peaks = injected, healed, peaks
+    site.fact = lambda what, value, limit: site.facts.append(Fact(what, value, limit))
     return rows(replace(REGISTRY[name], rule=rule), site, {"mesh": Report("mesh", calls)}, {"mesh": 1.0})[0]
 
 
@@ -65,6 +76,29 @@ def test_running_one_fault_replaces_its_rows_alone(tmp_path: Path) -> None:
     assert [(told["fault"], told["calls"]) for told in merged] == [("killed", 1), ("hung", 2)]
     paper.write(merged, REGISTRY, tmp_path)
     assert "| instance hung" in (tmp_path / "drills.md").read_text()
+
+
+def test_a_run_is_gone_on_with_at_the_faults_not_run_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = ({**row(Rule(), call(11), name=name), "busy": 3} for name in ("hung", "killed"))
+    old["date"] = "2001-01-01 00:00 UTC"
+    tried: list[str] = []
+    monkeypatch.setattr(paper, "merge", lambda rows: [old, new])
+    monkeypatch.setattr(program, "_one", lambda name, label, given: tried.append(name))
+    assert program.main(["hung", "killed", "grey", "--since", "2020-01-01 00:00"]) == 0
+    assert tried == ["hung", "grey"]
+
+
+def test_goodput_is_held_against_the_best_stretch_and_refusals_against_their_median() -> None:
+    rule = Rule(failed=None, goodput=0.8, refusals=0.010)
+    peak = [call(n / 10) for n in range(100)]
+    shed = [call(12 + n / 10, seconds=0.005, code="RESOURCE_EXHAUSTED") for n in range(20)]
+    site = {"peaks": [(0.0, 5.0), (5.0, 10.0)], "healed": 20.0}
+    assert row(rule, *peak, *shed, *(call(10 + n / 9) for n in range(89)), **site)["met"]
+    told = row(rule, *peak, *shed, *(call(10 + n / 7) for n in range(69)), **site)
+    assert "goodput short of the peak of 10 a second" in told["missed"][0]
+    slow = [replace(each, seconds=0.5) for each in shed]
+    told = row(rule, *peak, *slow, *(call(10 + n / 9) for n in range(89)), **site)
+    assert told["missed"] == ["half of 20 refusals took over 500 ms"]
 
 
 def test_what_is_committed_is_what_the_rows_say() -> None:

@@ -27,8 +27,9 @@ SEEDED = 20
 _THREADS = 200
 
 State = Mapping[str, Any]
-"""known, ready: endpoints of the client's list, and those of it that calls go to. tasks, fds, threads: what the process
-holds. The rest are counters: calls, attempts, compactions, skipped (records)."""
+"""known, ready: endpoints of the client's list, and those of it that calls go to. ejected: how many of them a breaker
+keeps calls from. tasks, fds, threads: what the process holds. The rest are counters: calls, attempts, ejections,
+compactions, skipped (records)."""
 
 
 class Caller(Protocol):
@@ -141,19 +142,22 @@ class Road:
         return {
             "known": [str(i.endpoint) for i in roster.view.instances] if roster else [],
             "ready": [slot.name for slot in roster.pickable] if roster else [],
+            "ejected": sum(not slot.breaker.is_closed for slot in roster.slots) if roster else 0,
             "tasks": self.tasks(),
             "fds": len(os.listdir("/proc/self/fd")),
             "threads": len(os.listdir("/proc/self/task")),
             "calls": _counted("mesh_client_calls_total"),
             "attempts": _counted("mesh_client_attempts_total"),
+            "ejections": _counted("mesh_client_breaker_transitions_total", state="open"),
             "compactions": _counted("mesh_registry_compactions_total"),
             "skipped": _counted("mesh_registry_records_skipped_total"),
         }
 
 
-def _counted(name: str) -> float:
-    """A counter of this process, over all its labels."""
-    return sum(s.value for metric in REGISTRY.collect() for s in metric.samples if s.name == name)
+def _counted(name: str, **labels: str) -> float:
+    """A counter of this process, over all its labels but those named."""
+    found = [s for metric in REGISTRY.collect() for s in metric.samples if s.name == name]
+    return sum(s.value for s in found if labels.items() <= s.labels.items())
 
 
 @asynccontextmanager

@@ -101,7 +101,9 @@ class Load:
             self._kill()
 
     def ask(self, road: str, order: str = "state") -> dict[str, Any]:
-        """Have a road's process tell of itself (`support.callers.State`), "rest" before that, or "go" on."""
+        """Have a road's process tell of itself (`support.callers.State`), "rest" before that, "go" on, or call at
+        another "rate=…".
+        """
         process = self._running[road]
         assert process.stdin is not None
         assert process.stdout is not None
@@ -126,7 +128,7 @@ class Load:
             "deadline": self.deadline,
             "out": str(self._result(road)),
         }
-        here = str(Path(__file__).parents[1])
+        here = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
         env = {**os.environ, **self.environment, "PYTHONPATH": here}
         with self._log(road).open("wb") as log:
             return subprocess.Popen(

@@ -1,7 +1,7 @@
 """The process behind `support.load`: `python -m support.loadgen '{"road": …}'`. Prints "ready" once the first calls
 have gone well, then calls at a steady rate until stdin is closed, waits for those in flight, and writes what became of
 all of them. Asked "state" it prints one line about itself (`support.callers.State`); asked "rest" it first stops
-calling until it is told to "go".
+calling until it is told to "go"; "rate=50" is fifty calls a second from then on.
 
 What a caller of the road would do and nothing more: no retries, no timeouts but the deadline of the job or a generous
 last one. `support.callers` has the callers of each road.
@@ -68,7 +68,7 @@ async def _drive(job: Mapping[str, Any]) -> list[tuple[float, float, str, str, s
         print("ready", flush=True)
         tasks: list[asyncio.Task[tuple[float, float, str, str, str]]] = []
         begin, number = time.monotonic(), 0
-        resting = False
+        rate, resting = float(job["rate"]), False
         while not orders.ended.is_set():
             while orders.given:
                 order = orders.given.pop(0)
@@ -76,9 +76,12 @@ async def _drive(job: Mapping[str, Any]) -> list[tuple[float, float, str, str, s
                     resting = True
                     await asyncio.wait(tasks) if tasks else None
                 elif order == "go":
-                    resting, begin = False, time.monotonic() - number / job["rate"]
+                    resting, begin = False, time.monotonic() - number / rate
+                elif order.startswith("rate="):
+                    rate = float(order.removeprefix("rate="))
+                    begin = time.monotonic() - number / rate
                 print(json.dumps(road.state()), flush=True)
-            due = begin + number / job["rate"]
+            due = begin + number / rate
             if resting or due > time.monotonic():
                 await asyncio.sleep(0.005 if resting else max(0.0, due - time.monotonic()))
                 continue
