@@ -98,8 +98,8 @@ def _machine() -> str:
         f" {platform.python_version()}, {packages}, {etcd}; callers, instances, etcd and Envoy share it. `busy` is"
         " what others took of the machine just before the drill: above 50 % or so, times tell of the crowd as"
         " much as of the mesh. Most rows are made with 40 calls a second and road (`ARGS='--rate 40'`), not with a"
-        " drill's own 100, for that many fit on this machine; drills that ask for a number of calls or for a load have their"
-        " own. The table holds each drill's last run only."
+        " drill's own 100, for that many fit on this machine; drills that ask for a number of calls or for a load have"
+        " their own. The table holds each drill's last run only."
     )
 
 
