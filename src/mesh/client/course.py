@@ -38,7 +38,7 @@ class Course:
     _cancelling = False
     _span: Span | None = None
     attempts: tuple[AttemptRecord, ...] = ()
-    """The failed attempts, in order."""
+    """The attempts that failed, or were given up for a faster one, in order."""
 
     def _end(self, code: grpc.StatusCode, now: float) -> None:
         self._code = code
