@@ -32,7 +32,7 @@ def one(site: Site) -> Finding:
 def alone(site: Site) -> Finding:
     """Latency of a call that no other is in flight with."""
     _, address = site.serve("plain")
-    job = {"addresses": [address], "rate": 300, "seconds": (10 if site.quick else 24) * min(1.0, site.scale)}
+    job = {"addresses": [address], "rate": 300, "seconds": (6 if site.quick else 12) * min(1.0, site.scale)}
     raw, ours, again = Latencies(), Latencies(), Latencies()
     for number in range(3 if site.scale == 1.0 else 1):
         told = site.child({"call": f"{_ARMS}alone", "job": job}, name=f"alone-{number}")

@@ -64,7 +64,7 @@ def hashed(site: Site) -> Finding:
 )
 def slow_host(site: Site) -> Finding:
     """What a balancer buys, at 200 calls a second that wait for no answer."""
-    seconds = 10 * min(1.0, site.scale)
+    seconds = 8 * min(1.0, site.scale)
     shares: dict[Balancer, list[float]] = {}
     facts = {}
     for number in range(2 if site.scale == 1.0 else 1):

@@ -13,8 +13,8 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
-from opentelemetry import context, propagate, trace
-from opentelemetry.propagators.textmap import Getter, Setter
+from opentelemetry import baggage, context, propagate, trace
+from opentelemetry.propagators.textmap import Getter, Setter, TextMapPropagator
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 
 _SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
@@ -85,7 +85,15 @@ def end(span: Span, code: str) -> None:
 def inject(span: Span, metadata: Metadata) -> list[tuple[str, str | bytes]]:
     """Return the metadata with the span's context in it (W3C traceparent, or as OTEL_PROPAGATORS says)."""
     ours: list[tuple[str, str | bytes]] = []
-    propagate.inject(ours, context=trace.set_span_in_context(span), setter=_PAIRS)
+    told = span.get_span_context()
+    # What OpenTelemetry does unless told otherwise, where there is but an id to hand on: in a third of its time, which
+    # every call pays, sampled or not.
+    if _is_usual(propagate.get_global_textmap()) and told.is_valid and not told.trace_state and not baggage.get_all():
+        ours.append((_PARENT, f"00-{told.trace_id:032x}-{told.span_id:016x}-{told.trace_flags:02x}"))
+    else:
+        propagate.inject(ours, context=trace.set_span_in_context(span), setter=_PAIRS)
+    if not metadata:
+        return ours
     names = {name for name, _ in ours}
     return [pair for pair in metadata if pair[0] not in names] + ours
 
@@ -136,6 +144,13 @@ class _Pairs(Setter[list[tuple[str, str | bytes]]], Getter[list[tuple[str, str]]
 
 
 _PAIRS = _Pairs()
+_PARENT = "traceparent"  # https://www.w3.org/TR/trace-context/#traceparent-header
+
+
+@lru_cache(maxsize=8)
+def _is_usual(propagator: TextMapPropagator) -> bool:
+    """Whether it is W3C's trace context and baggage, the default, and nothing else."""
+    return propagator.fields == {_PARENT, "tracestate", "baggage"}
 
 
 @lru_cache(maxsize=1024)  # methods of the contracts known to a process; more than that and a miss costs a microsecond
