@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 import mesh
 from mesh.instance import Endpoint, Instance
 from mesh.memory import MemoryStore
-from mesh.policy import Balancer, BreakerMode, BreakerPolicy, MethodPolicy
+from mesh.policy import Balancer, BreakerMode, BreakerPolicy, HedgingPolicy, MethodPolicy
 from mesh.registry.record import encode, instance_key, policy_key
 from support.fleet import IDEMPOTENT, QUICK, SERVICE, UU, Answer, Host, echo, fleet, refuse, slow, until
 from users.v1 import users_pb2, users_pb2_grpc
@@ -70,6 +70,23 @@ def test_an_instance_worse_than_the_others_is_left_alone(sick: Answer, rule: str
             calls = [host.calls for host in hosts]
             await call_often(channel, 120)
             assert [host.calls - c for host, c in zip(hosts, calls, strict=True)] == [60, 0, 60]
+
+    run(story())
+
+
+def test_an_instance_that_hedges_overtake_is_left_alone() -> None:
+    async def story() -> None:
+        hedged = HedgingPolicy(max_attempts=2, delay=0.03, follow_p95=False)
+        policies = {UU: MethodPolicy(idempotent=True, hedging=hedged)}
+        async with fleet(3) as hosts, mesh.connect(SERVICE, endpoints=addresses(hosts), policies=policies) as channel:
+            await until(lambda: len(channel._pool.roster.pickable) == 3)
+            await call_often(channel, 240)
+            # The budget pays for some hedges: those calls are answered long before they would count as slow.
+            hosts[1].answer = slow(0.15)
+            before, calls = verdicts("slow_outlier"), hosts[1].calls
+            while verdicts("slow_outlier") == before:
+                await call_often(channel, 12, at_once=6)
+                assert hosts[1].calls - calls < 30
 
     run(story())
 

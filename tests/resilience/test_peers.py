@@ -211,6 +211,20 @@ def test_calls_cut_short_when_they_were_slow_tell_of_a_slow_host() -> None:
     assert [(who, cause) for _, who, cause in fleet.causes] == [(0, Cause.SLOW_OUTLIER)]
 
 
+@pytest.mark.parametrize(("policy", "counts"), [(BreakerPolicy(), True), (BreakerPolicy(slow_call_duration=5), False)])
+def test_calls_that_later_ones_have_overtaken_tell_of_a_slow_host(policy: BreakerPolicy, counts: bool) -> None:
+    fleet = Fleet(3, policy)
+    fleet.run(10, {}, steady(0.005))
+    for n in range(40):
+        now = 10.0 + n / RATE
+        for number, breaker in enumerate(fleet.breakers):
+            permit = breaker.acquire(now)
+            if permit is not None:
+                outcome, took = (Outcome.NEUTRAL, inf) if number == 0 else (Outcome.SUCCESS, 0.005)
+                permit.record(outcome, now, 0.5, took, "m")
+    assert [cause for *_, cause in fleet.causes] == ([Cause.SLOW_OUTLIER] if counts else [])
+
+
 def test_streams_have_no_time_to_compare() -> None:
     fleet = Fleet(3)
     fleet.run(10, {}, steady(0.005))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -170,10 +171,10 @@ class HedgedCall(UnaryUnaryCall):
         if code is _OK:
             self._pacer.took(now - self._attempt_started)
         if self._others or self._driver is not None:
-            self._let_go(now)
+            self._let_go(code, now)
         super()._end(code, now)
 
-    def _let_go(self, now: float) -> None:
+    def _let_go(self, code: grpc.StatusCode, now: float) -> None:
         """Cancel every attempt but the present one."""
         others, self._others = self._others, ()
         if self._driver is not None:
@@ -181,9 +182,13 @@ class HedgedCall(UnaryUnaryCall):
         for other in others:
             took = now - other.started
             other.connection.call_ended()
-            other.connection.given_up += 1
-            other.permit.record(Outcome.NEUTRAL, now, 0.5, took, self._method.timed)
-            self._pacer.took(took)
+            # How long it would have taken is not known, but that one begun later elsewhere was quicker.
+            beaten = code is _OK and self._attempt_started > other.started
+            if beaten:
+                other.connection.given_up += 1
+                self._pacer.took(took)
+            slow = inf if beaten else took
+            other.permit.record(Outcome.NEUTRAL, now, self._method.pool.dice.random(), slow, self._method.timed)
             self._method.attempts("CANCELLED").inc()
             self.attempts += (AttemptRecord(other.slot.name, "CANCELLED", took * 1000, _LOST),)
             if other.span is not None:

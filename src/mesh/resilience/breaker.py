@@ -106,8 +106,10 @@ class Permit:
         """Tell how the call went.
 
         draw: from [0, 1), spreads the time that an opening breaker stays open.
-        took, kind: how long it took, and what is to be compared with it: the method. No kind where the time says
-        nothing of the endpoint: a stream lasts as long as its caller wants.
+        took, kind: how long it took, and what is to be compared with it: the method. Infinity where it was given up
+        because an attempt that began later, elsewhere, was answered first (a hedge): slow beside that one, however long
+        it would have taken. No kind where the time says nothing of the endpoint: a stream lasts as long as its caller
+        wants.
         """
         breaker = self._breaker
         if self._generation == breaker._generation:
@@ -240,7 +242,7 @@ class Breaker:
         """Tell whether a call is slow that took longer than `_slow_from`."""
         policy, peers = self._policy, self._peers
         if policy.slow_call_duration or peers is None:
-            return True
+            return took < inf
         # While it is closed, this endpoint is one of them.
         return took > policy.slow_call_factor * peers.typical(kind, now, 2 if self.is_closed else 1)
 
