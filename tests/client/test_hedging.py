@@ -364,8 +364,8 @@ def test_hedges_are_paid_by_the_budget_and_retries_have_their_part_of_it() -> No
                 host.answer = slow(0.1)
             unary = channel.unary_unary(UU)
             assert await asyncio.gather(*(unary(b"x", timeout=5) for _ in range(40))) == [b"x"] * 40
-            # 40 calls that all take long: most of the saved attempts stay for failures.
-            assert 40 < sum(host.calls for host in hosts) <= 48
+            # 40 calls that all take long: two thirds of what is saved is spent, the rest stays for failures.
+            assert 40 < sum(host.calls for host in hosts) <= 51
             assert channel._pool.budget.withdraw(time.monotonic())
 
     run(story())

@@ -73,7 +73,8 @@ def test_with_hedges_that_leave_nothing_under_way_it_is_found_too() -> None:
                 hang(hosts[0])
                 calls = await load(unary, 100, 1.0, timeout=5)
                 assert {await call.code() for call in calls} == {grpc.StatusCode.OK}
-                assert len(roster.pickable) == 2
+                # Its breaker may be quicker: attempts that lost to a later one are slow ones.
+                assert len([slot for slot in roster.pickable if slot.breaker.is_closed]) == 2
 
     run(story())
 
