@@ -115,6 +115,15 @@ def test_more_calls_of_a_slow_method_are_not_slowness() -> None:
     assert limiter.limit == 500
 
 
+def test_nobody_is_let_in_without_a_question_while_all_are_to_ask() -> None:
+    limiter = Limiter(LimitPolicy(8, 8), 0.0)
+    limiter.ask_all(True)
+    assert limiter.free_below == 0
+    assert limiter.ask(Priority.DEFAULT) == (None, None)
+    limiter.ask_all(False)
+    assert limiter.free_below == 6
+
+
 def test_a_limiter_tells_its_state() -> None:
     limiter = full(8)
     limiter.ask(Priority.DEFAULT)
