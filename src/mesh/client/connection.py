@@ -10,7 +10,7 @@ from collections.abc import Callable
 import grpc
 from grpc import aio
 
-from mesh.client.options import connection_options
+from mesh.client.options import connection_options, target_of
 from mesh.client.sync_twin import Twins, connector
 from mesh.client.thread import LoopThread
 
@@ -24,7 +24,7 @@ class Connection:
     def __init__(
         self, target: str, credentials: grpc.ChannelCredentials | None, told: Told, *, ours: bool = False
     ) -> None:
-        options = connection_options(ours=ours)
+        options, target = connection_options(ours=ours), target_of(target)
         if credentials is None:
             self.channel = aio.insecure_channel(target, options=options)
         else:
@@ -41,6 +41,8 @@ class Connection:
         self._told = told
         self._closed = False
         self._state: grpc.ChannelConnectivity | None = None
+        # Now, not when the watch has its first turn: a busy loop takes a while to come to it.
+        self.channel.get_state(try_to_connect=True)
         self._watch = asyncio.get_running_loop().create_task(self._watch_state(), name=f"mesh watch {target}")
 
     @property
