@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Mapping
 
 from mesh.memory import MemoryStore
 from mesh.registry.mirror import Listener, Mirror
-from mesh.store import Entry
+from mesh.store import Entry, Listing
 from mesh.wallclock import CLOCK, DICE
 from support.stories import no_tasks_left, until
 
@@ -55,5 +56,27 @@ def test_a_listener_that_stumbled_is_told_everything_again() -> None:
         assert told[2] == ({"a/1": b"x", "a/2": b"y"}, True)
         await mirror.close()
         await no_tasks_left()
+
+    asyncio.run(story())
+
+
+def test_a_listing_is_let_go_once_it_is_told() -> None:
+    class Entries(dict[str, Entry]):
+        """One that can be referred to weakly."""
+
+    class Store(MemoryStore):
+        async def list(self, prefix: str) -> Listing:
+            listing = await super().list(prefix)
+            entries = Entries(listing.entries)
+            listed.append(weakref.ref(entries))
+            return Listing(entries, listing.revision)
+
+    listed: list[weakref.ref[Entries]] = []
+
+    async def story() -> None:
+        told = Told()
+        mirror = Mirror(Store(), "a/", noting(told), CLOCK, DICE)
+        await until(lambda: told and listed[0]() is None)
+        await mirror.close()
 
     asyncio.run(story())

@@ -68,7 +68,9 @@ class Mirror:
         listing = await self._store.list(self._prefix)
         self._complaint = ""
         self._listener(listing.entries, True)
-        async for changed in self._store.watch(self._prefix, listing.revision):
+        revision = listing.revision
+        del listing  # or it would be kept for as long as the watch goes on
+        async for changed in self._store.watch(self._prefix, revision):
             reconnect.worked()
             if changed.changes:
                 self._listener(changed.changes, False)
