@@ -17,6 +17,7 @@ import mesh
 from mesh.client.call import UnaryUnaryCall
 from mesh.client.hedging import HedgedCall
 from mesh.policy import Balancer, BalancerPolicy, BreakerPolicy, HedgingPolicy, MethodPolicy
+from mesh.resilience.hops import ATTEMPTS_LEFT, CURRENT, Hop
 from support.fleet import QUICK, SERVICE, US, UU, Host, echo, fleet, refuse, slow, until
 
 HEDGED = HedgingPolicy(max_attempts=3, delay=0.05, follow_p95=False)
@@ -367,6 +368,24 @@ def test_hedges_are_paid_by_the_budget_and_retries_have_their_part_of_it() -> No
             # 40 calls that all take long: two thirds of what is saved is spent, the rest stays for failures.
             assert 40 < sum(host.calls for host in hosts) <= 51
             assert channel._pool.budget.withdraw(time.monotonic())
+
+    run(story())
+
+
+@pytest.mark.parametrize(("left", "made"), [("0", 1), ("1", 2)])
+def test_a_call_made_for_another_is_hedged_by_what_that_one_has_left(left: str, made: int) -> None:
+    async def story() -> None:
+        async with road(3) as (hosts, channel):
+            hang_first(hosts, 9)
+            hop = Hop(time.monotonic() + 0.4, lambda: [(ATTEMPTS_LEFT, left)])
+            token = CURRENT.set(hop)
+            try:
+                with pytest.raises(mesh.CallError):
+                    await channel.unary_unary(UU)(b"x", timeout=5)
+            finally:
+                CURRENT.reset(token)
+            assert sum(host.calls for host in hosts) == made
+            assert {m[ATTEMPTS_LEFT] for host in hosts for m in host.metadata} == {left, "0"}
 
     run(story())
 
