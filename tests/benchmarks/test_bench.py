@@ -47,6 +47,7 @@ def check_shape(found: dict[str, Any]) -> None:
         ["startup"],
         ["edge"],
         ["discovery"],
+        ["sidecar"],
     ],
     ids=lambda rows: rows[0],
 )

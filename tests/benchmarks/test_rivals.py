@@ -15,7 +15,8 @@ from bench.rivals.arena import FINEST, KINDS, Rival, Spare, Story, beside, etcd_
 from bench.row import Skipped
 from bench.site import Site
 
-pytestmark = pytest.mark.timeout(900)  # the first build compiles grpc-go, etcd's client and go-zero
+# One worker: the first build compiles grpc-go, the client of etcd and go-zero.
+pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("rivals")]
 
 
 @pytest.fixture(scope="module")
