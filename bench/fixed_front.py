@@ -1,9 +1,12 @@
-"""An Envoy without a control plane: envoy/front.yaml with everything that would arrive written into it."""
+"""An Envoy without a control plane: envoy/front.yaml with everything that would arrive written into it, or with parts
+left out, to see what these cost.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import yaml
@@ -16,10 +19,22 @@ from mesh.xds.resources import CLUSTER, ENDPOINTS, EXTENSION, ROUTES
 from support.ads import Ads
 
 _FILTERS = (scripts.STRICT, transcoder.TRANSCODER, scripts.REPEATS)
+LOG, BUDGET, BODIES, CALLERS, REST = "access log", "retry budget", "checks of bodies", "checks of headers", "the rest"
+PARTS: Mapping[str, tuple[str, ...]] = {
+    LOG: (),
+    BUDGET: (scripts.REPEATS,),
+    BODIES: (scripts.STRICT, filters.BUFFER),
+    CALLERS: ("envoy.filters.http.rbac",),
+    REST: ("envoy.filters.http.grpc_web",),
+}
+"""What can be left out, and the filters that are part of it. Transcoder and router cannot."""
+_OF_MANAGER = {LOG: ("access_log",), CALLERS: ("early_header_mutation_extensions",), REST: ("local_reply_config",)}
+_OF_CONFIG = {REST: ("overload_manager", "layered_runtime")}
+_OF_ROUTE = {REST: ("retryPolicy", "hedgePolicy")}
 
 
-def fixed(front: str, plane: Endpoint, service: str) -> str:
-    """Return the text of a front.yaml with what this control plane would send for one service."""
+def fixed(front: str, plane: Endpoint, service: str, without: Collection[str] = ()) -> str:
+    """Return the text of a front.yaml with what this control plane would send for one service, without some parts."""
     config: dict[str, Any] = yaml.safe_load(front)
     told = asyncio.run(_told(plane, service))
     del config["dynamic_resources"]
@@ -35,7 +50,23 @@ def fixed(front: str, plane: Endpoint, service: str) -> str:
     config["static_resources"]["clusters"].append(
         {**cluster, "type": "STATIC", "loadAssignment": told[ENDPOINTS][service]}
     )
+    for part in without:
+        _leave_out(part, config, manager)
     return yaml.safe_dump(config, sort_keys=False)
+
+
+def _leave_out(part: str, config: dict[str, Any], manager: dict[str, Any]) -> None:
+    for name in _OF_CONFIG.get(part, ()):
+        del config[name]
+    for name in _OF_MANAGER.get(part, ()):
+        del manager[name]
+    manager["http_filters"] = [f for f in manager["http_filters"] if f["name"] not in PARTS[part]]
+    for host in manager["route_config"]["virtualHosts"]:
+        for route in host["routes"]:
+            for name in PARTS[part]:
+                route.get("typedPerFilterConfig", {}).pop(name, None)
+            for name in _OF_ROUTE.get(part, ()):
+                route.get("route", {}).pop(name, None)
 
 
 async def _told(plane: Endpoint, service: str) -> dict[str, dict[str, Any]]:

@@ -49,9 +49,21 @@ async def create(job: Job) -> AsyncIterator[Arms]:
 async def fed(job: Job) -> AsyncIterator[Arms]:
     """JSON through an Envoy of a static file, and through one that a control plane feeds."""
     async with AsyncExitStack() as stack:
-        fixed = await _json(stack, job["fixed"], "get")
+        [(address, pid)] = job["files"].values()
+        fixed = await _json(stack, address, "get")
         ours = await _json(stack, job["edge"], "get")
-        yield Arm(_loop(fixed), [job["fixed_pid"]]), {"fed": Arm(_loop(ours), [job["edge_pid"]])}
+        yield Arm(_loop(fixed), [pid]), {"fed": Arm(_loop(ours), [job["edge_pid"]])}
+
+
+@asynccontextmanager
+async def parts(job: Job) -> AsyncIterator[Arms]:
+    """JSON through Envoys of files that leave out one part or another; the first is the baseline."""
+    async with AsyncExitStack() as stack:
+        arms = {
+            name: Arm(_loop(await _json(stack, address, job["method"])), [pid])
+            for name, (address, pid) in job["files"].items()
+        }
+        yield arms.pop(next(iter(arms))), arms
 
 
 def latency(job: Job) -> dict[str, Any]:

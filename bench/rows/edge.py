@@ -12,9 +12,10 @@ import importlib.util
 import json
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from mesh.instance import Endpoint
 _ARMS = "bench.arms.edge:"
 _GATEWAY = "a FastAPI gateway (uvicorn, uvloop, httptools) before the same service"
 _GRPC = "gRPC to the same method through the same Envoy"
+_BARE = "transcoder and router alone"
 _RATE = 300
 
 
@@ -59,16 +61,44 @@ def fed(site: Site) -> Finding:
     samples = Samples()
     # Two Envoys of one configuration differ by some per cent for as long as they live: three pairs of them.
     for _ in range(3 if site.scale == 1.0 else 1):
-        with edges(site, "fixed") as job:
+        with edges(site, {"all": ()}) as job:
             samples.extend(site.compare(f"{_ARMS}fed", job, calls=1200, processes=1))
         site.sweep()
     return samples.compared("fed")
 
 
+@measures(Spec("edge.parts", "GET as JSON through all of envoy/front.yaml: CPU per request", _BARE))
+def parts(site: Site) -> Finding:
+    """What each part of the front costs a read."""
+    return _parts(site, "get")
+
+
+@measures(Spec("edge.parts-post", "POST as JSON through all of envoy/front.yaml: CPU per request", _BARE))
+def parts_post(site: Site) -> Finding:
+    """What each part of the front costs a write."""
+    return _parts(site, "create")
+
+
+def _parts(site: Site, method: str) -> Finding:
+    from bench.fixed_front import PARTS
+
+    files = {"bare": tuple(PARTS), "all": (), **{part: (part,) for part in PARTS}}
+    with edges(site, files) as job:
+        samples = site.compare(f"{_ARMS}parts", {**job, "method": method}, calls=800, processes=1)
+    found = samples.compared("all")
+    costs = {
+        part: statistics.median(a - b for a, b in zip(samples.others["all"], samples.others[part], strict=True))
+        for part in PARTS
+    }
+    found.facts = {f"{part.replace(' ', '_')}_us": cost for part, cost in costs.items()}
+    found.notes = "of it, in µs: " + ", ".join(f"{part} {cost:.0f}" for part, cost in costs.items())
+    return found
+
+
 @measures(Spec("edge.latency", f"GET as JSON, {_RATE} requests a second: median latency", _GATEWAY, noise=0.1))
 def latency(site: Site) -> Finding:
     """How long callers wait."""
-    with edges(site, "gateway") as job:
+    with edges(site) as job:
         order = {**job, "rate": 3 * _RATE, "seconds": 12 * min(1.0, site.scale)}
         told = site.child({"call": f"{_ARMS}latency", "job": order}, name="latency")
     found = {name: Latencies.of_json(latencies) for name, latencies in told.items()}
@@ -76,7 +106,7 @@ def latency(site: Site) -> Finding:
 
 
 def _json(site: Site, arms: str, rate: str, transcoder: str) -> dict[str, Finding]:
-    with edges(site, "gateway") as job:
+    with edges(site) as job:
         samples = site.compare(_ARMS + arms, job, calls=500)
     return {rate: _per_core(samples), transcoder: samples.compared("json")}
 
@@ -102,8 +132,10 @@ def build() -> Path | None:
 
 
 @contextmanager
-def edges(site: Site, beside: str) -> Iterator[dict[str, Any]]:
-    """Start the service with its control plane, Envoy before it, and beside it a gateway or an Envoy of a file."""
+def edges(site: Site, files: Mapping[str, Collection[str]] | None = None) -> Iterator[dict[str, Any]]:
+    """Start the service with its control plane, Envoy before it, and beside it the gateway; or, for each of `files`, an
+    Envoy of a file without the parts that it names.
+    """
     from support.envoy import Envoy
 
     if importlib.util.find_spec("uvicorn") is None or importlib.util.find_spec("fastapi") is None:
@@ -114,13 +146,10 @@ def edges(site: Site, beside: str) -> Iterator[dict[str, Any]]:
         envoy = stack.enter_context(Envoy(site.folder, plane, name=f"fed-{plane.port}"))
         envoy.wait_ready()
         job = {"edge": str(envoy.edge), "edge_pid": envoy.pid, "loop": "uvloop"}
-        if beside == "gateway":
+        if files is None:
             yield job | _gateway(site, behind["service"])
         else:
-            fixed = _fixed(site, plane)
-            stack.enter_context(fixed)
-            fixed.wait_ready()
-            yield job | {"fixed": str(fixed.edge), "fixed_pid": fixed.pid}
+            yield job | {"files": {name: _fixed(site, stack, plane, parts) for name, parts in files.items()}}
 
 
 def _behind(site: Site) -> list[str]:
@@ -154,11 +183,14 @@ def _listens(port: int) -> bool:
         return True
 
 
-def _fixed(site: Site, plane: Endpoint) -> Any:
+def _fixed(site: Site, stack: ExitStack, plane: Endpoint, without: Collection[str]) -> tuple[str, int]:
     from bench.fixed_front import fixed
     from support.envoy import Envoy
 
-    envoy = Envoy(site.folder, plane, name=f"fixed-{plane.port}")
-    path = site.folder / f"fixed-{plane.port}.yaml"
-    path.write_text(fixed(path.read_text(), plane, SERVICE))
-    return envoy
+    name = f"fixed-{plane.port}-{len(without)}-{'-'.join(without)[:12].replace(' ', '-')}"
+    envoy = Envoy(site.folder, plane, name=name)
+    path = site.folder / f"{name}.yaml"
+    path.write_text(fixed(path.read_text(), plane, SERVICE, without))
+    stack.enter_context(envoy)
+    envoy.wait_ready()
+    return str(envoy.edge), envoy.pid

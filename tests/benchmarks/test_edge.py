@@ -31,7 +31,7 @@ def test_the_gateway_and_envoy_give_the_same_answers() -> None:
     async def both(job: dict[str, Any], *what: Any) -> tuple[Any, Any]:
         return await ask(job["edge"], *what), await ask(job["gateway"], *what)
 
-    with Site(scale=0.1) as site, edges(site, "gateway") as job:
+    with Site(scale=0.1) as site, edges(site) as job:
         got, theirs = asyncio.run(both(job, "GET", "/v1/users/ada", "edge"))
         assert got == theirs
         assert got["id"] == "ada"
