@@ -226,3 +226,21 @@ def test_laws_hold_in_any_order_of_events(history: list[tuple[str, float, float]
         assert breaker.state is not BreakerState.HALF_OPEN or probes <= POLICY.half_open_permits
         counts = breaker.recent(now, 100)
         assert breaker._window.failed == counts.failed <= counts.calls <= 10
+
+
+def test_what_somebody_else_finds_ends_or_renews_the_wait_of_an_open_breaker_only() -> None:
+    breaker = Breaker(POLICY)
+    for well in (True, False):
+        breaker.hint(well=well, now=0.0, draw=0.5)
+        breaker.postpone(100.0)
+        assert breaker.is_closed
+    run(breaker, "fff")
+    breaker.postpone(40.0)
+    breaker.postpone(35.0)
+    assert breaker.acquire(39.9) is None
+    breaker.hint(well=False, now=39.9, draw=0.5)
+    # As if our own probe had failed: the second opening in a row.
+    assert breaker.acquire(99.8) is None
+    breaker.hint(well=True, now=99.8, draw=0.5)
+    run(breaker, "ss", now=99.8)
+    assert breaker.is_closed
