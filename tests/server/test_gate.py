@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from signal import SIGKILL
+from typing import Any
 
+import grpc
 import pytest
 
 from mesh.server.gate import Gate
+from support.echo import EchoRequest, EchoServiceStub
+from support.edge import Process
+from support.ports import free_port
 
 
 class Hand:
@@ -131,5 +141,59 @@ def test_after_a_refusal_it_waits_until_nobody_comes_any_more_but_not_for_ever()
             assert not waiting.done()
         clock.now += 0.011
         await asyncio.wait_for(waiting, 1.0)
+
+    asyncio.run(story())
+
+
+HOLDS = 0.010
+"""Seconds that each call holds the loop of its server: a hundred a second are all that it can do."""
+
+
+@asynccontextmanager
+async def server_that_blocks(folder: Path) -> AsyncIterator[Any]:
+    """Give a stub to an EchoService in a process of its own. Its etcd is nowhere, which it does not mind."""
+    address = f"127.0.0.1:{free_port()}"
+    env = {
+        "MESH_LISTEN": address,
+        "MESH_ETCD": f"127.0.0.1:{free_port()}",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
+    server = Process(folder, "echo", env, "support.echo")
+    server.start()
+    try:
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub = EchoServiceStub(channel)
+            await stub.Unary(EchoRequest(), timeout=30, wait_for_ready=True)
+            yield stub
+    finally:
+        await asyncio.to_thread(server.end, SIGKILL)
+
+
+async def good_ones(stub: Any, rate: float, seconds: float) -> float:
+    """Call at a steady rate, each call with a second to live; return the good answers a second."""
+    begin, answered = time.monotonic(), 0
+
+    async def one() -> None:
+        nonlocal answered
+        with suppress(grpc.aio.AioRpcError):
+            await stub.Unary(EchoRequest(sleep=HOLDS, block=True), timeout=1.0)
+            answered += 1
+
+    calls = []
+    for number in range(int(rate * seconds)):
+        await asyncio.sleep(max(0.0, begin + number / rate - time.monotonic()))
+        calls.append(asyncio.create_task(one()))
+    await asyncio.gather(*calls)
+    return answered / seconds
+
+
+@pytest.mark.alone
+def test_a_server_whose_handlers_hold_the_loop_is_still_of_use_at_three_times_what_it_can_bear(tmp_path: Path) -> None:
+    """Without the gate it gives two good answers a second; how many it gives depends on what else the machine does."""
+
+    async def story() -> None:
+        async with server_that_blocks(tmp_path) as stub:
+            assert await good_ones(stub, 0.5 / HOLDS, 3.0) > 0.45 / HOLDS
+            assert await good_ones(stub, 3.0 / HOLDS, 10.0) > 0.3 / HOLDS
 
     asyncio.run(story())
