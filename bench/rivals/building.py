@@ -1,4 +1,4 @@
-"""Builds the clients in Go: once for each state of their sources, into .tools/, which git does not see."""
+"""Builds the clients in Go, into .tools/, which git does not see. Minutes the first time, a second from then on."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ BINARY = ROOT / ".tools" / "bin" / "rivals"
 _PATIENCE = 900.0
 
 
-class BuildFailed(RuntimeError):
-    """Go is here and the program did not build; the text has what Go said."""
+class BuildFailed(Skipped):
+    """Go is here and the program did not build: its modules cannot be had, perhaps. The text has what Go said."""
 
 
 def build() -> Path:

@@ -23,15 +23,18 @@ from support.etcd import Etcd
 RIVALS = {"etcd": "grpc-go with etcd's resolver and retries", "zero": "go-zero's zrpc client"}
 RATE = 1000.0
 """Calls a second, of which each of two instances gets one every 2 ms (`FINEST`)."""
-_REPEATS = 16
+_REPEATS = 12
 _SETTLE = 0.2
 """Seconds under load before an event."""
 _FOLLOW = 0.25
 """Seconds that a client is given to follow one; none that was measured needed a tenth of it."""
 _COMPACTIONS = 3
-_GIVE_UP = 5.0
+_GIVE_UP = 4.0
+"""Seconds after which a client that has not noticed is taken for one that never will."""
 _AFTER = 1.0
+"""Seconds of calls once the instance is gone that such a client still calls."""
 _SLOW_RATE = 200.0
+"""Calls a second there: it is whole seconds that are looked for."""
 _AT_ONCE = 50
 _COMPACTION = "from the return of a broken road to etcd, history compacted, to the first call on a new instance"
 _EVENTS = {
@@ -65,7 +68,7 @@ def _specs() -> list[Spec]:
 )
 def follow(site: Site) -> dict[str, Finding]:
     """Instances come, leave and are killed under a steady load, for one kind of caller after the other, in turns."""
-    program = str(building.build())
+    program = _program(site)
     seen = {kind: Followed() for kind in KINDS}
     with ExitStack() as stack:
         etcd = stack.enter_context(etcd_of(site))
@@ -80,6 +83,11 @@ def follow(site: Site) -> dict[str, Finding]:
         for rival in rivals:
             rival.stop(site)
     return _findings(seen)
+
+
+def _program(site: Site) -> str:
+    site.tell("building the clients in Go")
+    return str(building.build())
 
 
 def _episode(site: Site, rival: Rival, seen: Followed) -> None:
@@ -131,7 +139,7 @@ def _take(story: Story, times: Mapping[str, float], first: str, second: str, see
 )
 def compaction(site: Site) -> dict[str, Finding]:
     """The road to etcd breaks, an instance comes, history is compacted, the road is back, and the old instance goes."""
-    program = str(building.build())
+    program = _program(site)
     ms: dict[str, list[float]] = {kind: [] for kind in KINDS}
     lost: dict[str, list[int]] = {kind: [] for kind in KINDS}
     with etcd_of(site) as etcd, Relay(etcd.endpoint) as relay:
@@ -194,7 +202,7 @@ def _cut_off(site: Site, etcd: Etcd, relay: Relay, program: str, kind: str, numb
 )
 def overhead(site: Site) -> dict[str, Finding]:
     """What each stack costs beside the bare connection of its own language: a ratio of ratios."""
-    program = str(building.build())
+    program = _program(site)
     with etcd_of(site) as etcd:
         _, address = site.serve("plain")
         raw = {"python": site.python("-m", "bench.rivals.caller", "raw", address, name="raw-python")}
