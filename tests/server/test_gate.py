@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
-from mesh.server.gate import Gate
+from mesh.server.gate import _SLICE, Gate
 from support.echo import EchoRequest, EchoServiceStub
 from support.edge import Process
 from support.ports import free_port
@@ -91,7 +91,7 @@ def test_calls_begin_in_their_order_a_slice_at_a_time_and_who_left_is_passed_ove
     async def story() -> None:
         clock, begun = Hand(), list[int]()
         made = gate(clock, [])
-        made._cost = 0.010  # three of them are a slice
+        made._cost = _SLICE / 3.5
 
         async def call(number: int) -> None:
             await made.turn()

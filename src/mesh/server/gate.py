@@ -26,7 +26,7 @@ _SMOOTHING = 0.3
 # With nobody new for so long, all that have come are in: taking one in takes some turns of the loop and of a thread.
 _QUIET = 0.002
 _PATIENCE = 0.010
-_SLICE = 0.030
+_SLICE = 0.050
 """Seconds of work begun at once. More is cheaper, and lets those behind wait longer before they are seen."""
 
 
@@ -112,7 +112,9 @@ class Gate:
     def _look(self) -> None:
         now = self._clock.monotonic()
         self._lateness += (now - self._due - self._lateness) * _SMOOTHING
-        shut = self._lateness > _LATE and now - self._since > _LONG * self._passed
+        # Shut, it makes the loop less late by itself.
+        late = _LATE / 3 if self.is_shut else _LATE
+        shut = self._lateness > late and now - self._since > _LONG * self._passed
         if shut is not self.is_shut:
             self.is_shut = shut
             self._tell(shut)
