@@ -248,8 +248,7 @@ def _cancel_blocking(site: Site, settings: Settings, number: int, dice: random.R
         codes=("UNAVAILABLE", "RESOURCE_EXHAUSTED", "HTTP 503", "HTTP 429"),
         words=("sqlite", "SELECT", "INSERT", "locked", "Traceback"),
     ),
-    known="a mesh client stops asking again when too little time is left and tells what it was told; Envoy asks again"
-    " until its caller's deadline, and JSON has none to tell it",
+    known="Envoy asks again until its caller's deadline, and JSON has none to tell it",
     note="locked for 3 s by another process",
 )
 async def database_locked(site: Site) -> None:
