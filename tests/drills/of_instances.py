@@ -46,8 +46,8 @@ async def killed(site: Site) -> None:
     "instance hung (STOP 60 s, then CONT)",
     "slow calls only in the first 2.5 s and ≤ 5 failed; back ≤ 2 s after CONT",
     rule=Rule(failed=5, recover=2.5),
-    known="calls that wait there when it hangs wait for their deadline of 1 s, unless they are hedged: reads are, by their"
-    " contract, writes are not, for one that waits for a lock waits elsewhere as well",
+    known="calls that wait there when it hangs wait for their deadline of 1 s, unless they are hedged: reads are, by"
+    " their contract, writes are not, for one that waits for a lock waits elsewhere as well",
     soak=True,
 )
 async def hung(site: Site) -> None:
@@ -84,7 +84,7 @@ async def grey(site: Site) -> None:
     "instance fails 30 % of calls",
     "≥ 99.9 % success; ejected or starved ≤ 5 s",
     rule=Rule(failed=None, success=0.999),
-    known="at the edge each instance is judged by itself, by what it did in the last 2 s, which are few calls at this rate",
+    known="at the edge each instance is judged by itself, by the last 2 s, which are few calls at this rate",
     soak=True,
 )
 async def failing(site: Site) -> None:
@@ -315,8 +315,8 @@ fault(
     rule=Rule(failed=5, recover=2.5),
     setup=Setup(policy=LEAST_LOADED),
     note=f"{_AS_BEFORE}; for 20 s",
-    known="Envoy finds a hung instance by two calls in a row that are not answered for a tenth of their time, or by a health"
-    " check a second that may take a second; until then calls go there",
+    known="Envoy finds a hung instance by two calls in a row that are not answered for a tenth of their time, or by a"
+    " health check a second that may take a second; until then calls go there",
 )(hung)
 fault(
     "grey-least-loaded",
