@@ -62,6 +62,17 @@ class Tape:
             data = self._kept[at - self._dropped]
             at += 1
             yield data
+            if self._forgetting and self._is_played(at):
+                break
+        if self._source is not None and not self.ended:
+            # The last attempt, at the end of the tape: from here on straight from the source, at half the price.
+            async for message in self._source:
+                yield self._serialize(message)
+            self.ended = True
+
+    def _is_played(self, at: int) -> bool:
+        """Whether nothing is on the tape after `at`, and no attempt before this one is still pulling."""
+        return at == self._dropped + len(self._kept) and not self._pulling.locked()
 
     def _drop(self, before: int) -> None:
         del self._kept[: before - self._dropped]
@@ -87,10 +98,10 @@ class Tape:
             return True
 
 
-async def _as_async(source: Requests) -> AsyncIterator[Any]:
-    if isinstance(source, AsyncIterable):
-        async for message in source:
-            yield message
-    else:
-        for message in source:
-            yield message
+def _as_async(source: Requests) -> AsyncIterator[Any]:
+    return aiter(source) if isinstance(source, AsyncIterable) else _each(source)
+
+
+async def _each(source: Iterable[Any]) -> AsyncIterator[Any]:
+    for message in source:
+        yield message
