@@ -206,12 +206,12 @@ def outliers(breaker: BreakerPolicy) -> OutlierDetection:
 
 
 def test_breaker_is_written_as_outlier_detection() -> None:
-    found = outliers(BreakerPolicy(failure_rate=0.6, outlier_failure_rate=0.3, open_for=15, consecutive_failures=7))
+    found = outliers(BreakerPolicy(failure_rate=0.6, outlier_failure_rate=0.3, open_for=4, consecutive_failures=7))
 
     assert found.failure_percentage_threshold.value == 30
     assert found.consecutive_gateway_failure.value == 7
-    assert found.base_ejection_time.ToMilliseconds() == 5000
-    assert found.max_ejection_time.ToMilliseconds() == 6000
+    assert found.base_ejection_time.ToMilliseconds() == 4000
+    assert found.max_ejection_time.ToMilliseconds() == 12000
     assert outliers(BreakerPolicy(failure_rate=0.6, outlier_failure_rate=0.1)).failure_percentage_threshold.value == 20
     assert outliers(BreakerPolicy(failure_rate=0.6, outlier_failure_rate=0)).failure_percentage_threshold.value == 60
     assert outliers(BreakerPolicy(window_time=10)).interval.seconds == 10

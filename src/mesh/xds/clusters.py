@@ -33,8 +33,8 @@ _RETRY_SHARE, _RETRIES_ALWAYS = 40.0, 20
 # `minimum_calls` at an instance that has ten a second.
 _LOOK_EVERY, _LOOK_EVERY_AT_MOST = 2.0, 30.0
 # A breaker lets a few probes through and opens again; an instance comes back here with its whole share, and Envoy knows
-# nothing of a process that was started again. So it comes back sooner, as shares of `open_for`.
-_FIRST_EJECTION, _LONGEST_EJECTION = 1 / 3, 0.4
+# nothing of a process that was started again. So it comes back after so many seconds at most, at first and at last.
+_EJECTED_FIRST, _EJECTED_LAST = 10.0, 12.0
 # A breaker compares instances, Envoy judges each by itself: less than this may be a bad day of all of them.
 _LOWEST_OUTLIER = 0.2
 _TOLD_ONLY = (BreakerMode.DISABLED, BreakerMode.METRICS_ONLY)
@@ -153,8 +153,8 @@ def _outliers(breaker: BreakerPolicy) -> outlier_detection_pb2.OutlierDetection:
     enforced = {"value": 0 if breaker.mode in _TOLD_ONLY else 100}
     outlier = max(breaker.outlier_failure_rate, _LOWEST_OUTLIER) if breaker.outlier_failure_rate else 1.0
     return outlier_detection_pb2.OutlierDetection(
-        # Connections that fail and answers that fail are counted apart, the former eject after two, always: no call
-        # has come to an instance that cannot be connected.
+        # Answers that fail are counted apart from connections that fail and attempts that are not answered in their
+        # time: two of these eject, always.
         split_external_local_origin_errors=True,
         consecutive_local_origin_failure={"value": 2},
         enforcing_consecutive_local_origin_failure={"value": 100},
@@ -170,8 +170,11 @@ def _outliers(breaker: BreakerPolicy) -> outlier_detection_pb2.OutlierDetection:
         failure_percentage_minimum_hosts={"value": 2},
         failure_percentage_request_volume={"value": breaker.minimum_calls},
         interval=duration(min(max(breaker.window_time, _LOOK_EVERY), _LOOK_EVERY_AT_MOST)),
-        base_ejection_time=duration(breaker.open_for * _FIRST_EJECTION),
-        max_ejection_time=duration(min(breaker.open_for * _LONGEST_EJECTION, breaker.max_open_for)),
+        base_ejection_time=duration(min(breaker.open_for, _EJECTED_FIRST)),
+        # Never below the first, or Envoy refuses the cluster.
+        max_ejection_time=duration(
+            max(min(breaker.max_open_for, _EJECTED_LAST), min(breaker.open_for, _EJECTED_FIRST))
+        ),
         # A health check says that a process answers, and nothing of how it answers.
         successful_active_health_check_uneject_host={"value": False},
         max_ejection_percent={"value": 50},
