@@ -32,6 +32,9 @@ UNCOUNTED = Permit(Breaker(BreakerPolicy()), -1)
 
 Picked = tuple["Slot", Permit]
 
+_ASK = Permit(Breaker(BreakerPolicy()), -1)
+"""Stands in a turn for the permit of a breaker that is not closed: it has to be asked."""
+
 
 class Slot:
     """An endpoint that we know, its breaker, and the connection that somebody else keeps for it."""
@@ -95,7 +98,10 @@ class Roster:
         self._policy = policy
         self._on_breaker = on_breaker
         self._slots: dict[Endpoint, Slot] = {}
-        self._turns: RoundRobin[Slot] = RoundRobin(start=start)
+        self._pickable: tuple[Slot, ...] = ()
+        self._turns: RoundRobin[Picked] = RoundRobin(start=start)
+        """With what a closed breaker answers, which is always the same: then a pick is one look into a list, and of a
+        thousand endpoints none has to be fetched from memory."""
         self._peers = Peers()
         self._ejected = 0
         self._hanging: Collection[object] = ()
@@ -111,7 +117,7 @@ class Roster:
     @property
     def pickable(self) -> tuple[Slot, ...]:
         """The endpoints that calls go to."""
-        return self._turns.items
+        return self._pickable
 
     @property
     def callable(self) -> list[Slot]:
@@ -177,9 +183,15 @@ class Roster:
         """Choose the endpoint of an attempt, none of `tried` if there is another; None where nothing is connected, or
         forced open.
         """
-        slot = self._turns.pick()
-        if slot is None:
+        turn = self._turns.pick()
+        if turn is None:
             return None
+        slot, permit = turn
+        if permit is not _ASK and not tried:
+            return turn
+        return self._ask(slot, now, tried)
+
+    def _ask(self, slot: Slot, now: float, tried: Collection[Slot]) -> Picked | None:
         permit = slot.breaker.acquire(now)
         if permit is not None and (not tried or slot not in tried):
             return slot, permit
@@ -189,14 +201,15 @@ class Roster:
         if self.is_forced_open:
             return None
         if permit is not None:
-            others = [s for s in self._turns.items if s not in tried]
+            others = [s for s in self._pickable if s not in tried]
             if not others:
                 return slot, permit
             permit.record(Outcome.NEUTRAL, now)
-        panic = is_panic(self._ejected, len(self._turns.items))
+        panic = is_panic(self._ejected, len(self._pickable))
         if panic and slot not in tried:
             return slot, UNCOUNTED
-        for candidate in self._turns.turn(tried):
+        order = [turn[0] for turn in self._turns.turn()]
+        for candidate in (*(s for s in order if s not in tried), *(s for s in order if s in tried)):
             allowed = candidate.breaker.acquire(now)
             if allowed is not None:
                 return candidate, allowed
@@ -214,10 +227,15 @@ class Roster:
 
     def _arrange(self) -> None:
         found = self.callable
-        self._turns.replace([s for s in found if s.connection not in self._hanging] or found)
-        self._peers.replace(s.breaker for s in self._turns.items)
-        self._ejected = sum(not s.breaker.is_closed for s in self._turns.items)
+        self._pickable = tuple([s for s in found if s.connection not in self._hanging] or found)
+        self._peers.replace(s.breaker for s in self._pickable)
+        self._line_up()
+
+    def _line_up(self) -> None:
+        """Note what the breakers say."""
+        self._turns.replace([(s, (s.breaker.is_closed and s.breaker.acquire(0.0)) or _ASK) for s in self._pickable])
+        self._ejected = sum(not s.breaker.is_closed for s in self._pickable)
 
     def _breaker_changed(self, state: BreakerState, cause: Cause | None) -> None:
-        self._ejected = sum(not s.breaker.is_closed for s in self._turns.items)
+        self._line_up()
         self._on_breaker(state, cause)
