@@ -17,6 +17,7 @@ from mesh.client.blocking_call import BlockingCall, response_of
 from mesh.client.blocking_error import BlockingCallError
 from mesh.client.connect import connect as connect_async
 from mesh.client.errors import attempts
+from mesh.client.method import Method
 from mesh.client.sync import make_call
 from mesh.client.thread import LoopThread
 from mesh.clock import Clock, Dice
@@ -124,9 +125,12 @@ class Channel(grpc.Channel):
         return _StreamStream(self, inner)
 
     def thread(self) -> LoopThread:
-        """Return where calls are made; raise ValueError, as grpc does, if the channel is closed."""
+        """Return where calls are made. Raise ValueError, as grpc does, if the channel is closed, and RuntimeError where
+        calls cannot be made (see LoopThread.check).
+        """
         if self._closed:
             raise ValueError("Cannot invoke RPC on closed channel!")
+        self._thread.check()
         return self._thread
 
     def subscribe(self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: bool = False) -> None:
@@ -200,6 +204,10 @@ def _options(
 
 
 class _UnaryUnary(_MultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]  # at run time it takes none
+    def __init__(self, channel: Channel, inner: Any) -> None:
+        super().__init__(channel, inner)
+        self._method: Method = inner._method
+
     def __call__(
         self,
         request: Any,
@@ -209,7 +217,8 @@ class _UnaryUnary(_MultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ignore
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        return self._make(False, request, timeout, metadata, credentials, wait_for_ready, compression)[0]
+        arguments = (self._method, request, timeout, metadata, credentials, wait_for_ready, compression)
+        return self._make(False, arguments)[0]
 
     def with_call(
         self,
@@ -220,17 +229,17 @@ class _UnaryUnary(_MultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ignore
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        return self._make(True, request, timeout, metadata, credentials, wait_for_ready, compression)
+        arguments = (self._method, request, timeout, metadata, credentials, wait_for_ready, compression)
+        return self._make(True, arguments)
 
-    def _make(self, telling: bool, *arguments: Any) -> tuple[Any, Any]:
-        thread, method = self._channel.thread(), self._inner._method
-        thread.check()
+    def _make(self, telling: bool, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
+        thread, method = self._channel.thread(), self._method
         # A hedged call has several attempts at once, of which a thread can wait for one only; and grpc's blocking
         # calls cannot be cancelled from elsewhere when another attempt is answered first.
         if method.is_hedged or method.pool.loop is None or method.pool.closed or thread.gate._is_owned():
-            call = self.future(*arguments)
+            call = self.future(*arguments[1:])
             return response_of(call), call
-        return make_call(thread, telling, (method, *arguments))
+        return make_call(thread, telling, arguments)
 
     def future(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         return self._one(request, True, _options(*args, **kwargs))

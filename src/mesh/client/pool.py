@@ -105,9 +105,17 @@ class Pool:
         return task
 
     def later(self, seconds: float, work: Callable[[], object]) -> None:
-        """Have something done on the loop after so many seconds. In any thread that has the loop's lock."""
-        assert self.loop is not None
-        self.loop.call_soon_threadsafe(self.loop.call_later, seconds, work)
+        """Have something done on the loop after so many seconds. On the loop, or in any thread."""
+        loop = self.loop
+        assert loop is not None
+        try:
+            is_here = asyncio.get_running_loop() is loop
+        except RuntimeError:
+            is_here = False
+        if is_here:
+            loop.call_later(seconds, work)
+        else:
+            loop.call_soon_threadsafe(loop.call_later, seconds, work)
 
     @property
     def is_hopeless(self) -> bool:

@@ -46,13 +46,19 @@ class Tally:
         self._seconds += seconds
         if not self._scheduled:
             self._scheduled = True
-            self._later(_FLUSH_AFTER, self.flush)
+            self._later(_FLUSH_AFTER, self._flush_again)
+
+    def _flush_again(self) -> None:
+        # While there are calls the timer goes on: beginning it anew wakes the loop once more.
+        self._scheduled = any(self._calls)
+        if self._scheduled:
+            self.flush()
+            self._later(_FLUSH_AFTER, self._flush_again)
 
     def flush(self) -> None:
         """Hand over what was counted."""
         calls, self._calls = self._calls, [0] * len(self._bounds)
         seconds, self._seconds = self._seconds, 0.0
-        self._scheduled = False
         for counter in self._counters:
             counter.inc(sum(calls))
         for bucket, count in zip(self._histogram._buckets, calls, strict=True):
