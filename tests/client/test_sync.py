@@ -441,18 +441,18 @@ def test_an_instance_that_leaves_is_given_no_call_and_finishes_those_it_has(chan
         return message
 
     gone.answer = answer
+    before = gone.calls
     made = [in_thread(lambda: channel.unary_unary(UU)(b"x", timeout=20)) for _ in range(2)]
     slot = next(s for s in slots_of(channel) if s.name == gone.address)
-    until(lambda: slot.connection.in_flight == 1)
+    until(lambda: gone.calls == before + 1)
     # It says goodbye, and is gone from the registry after that.
     others = [s.instance for s in slots_of(channel) if s is not slot]
     leave(channel, slot.instance.with_state(mesh.instance.State.DRAINING), *others)
     leave(channel, *others)
     until(lambda: slot.connection.is_closing)
-    calls = gone.calls
     for _ in range(4):
         assert channel.unary_unary(UU)(b"x") == b"x"
-    assert gone.calls == calls
+    assert gone.calls == before + 1
     assert slot.connection.in_flight == 1
     gate.set()
     assert [future.result(10) for future in made] == [b"x", b"x"]
@@ -594,6 +594,34 @@ def test_threads_get_their_turn_beside_a_busy_loop(channel: Any) -> None:
     for future in streams:
         future.result(10)
     assert longest < 3
+
+
+def test_a_forked_child_is_told_to_connect_anew(channel: Any) -> None:
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            channel.unary_unary(UU)(b"x")
+        except RuntimeError as e:
+            status = 0 if "call mesh.blocking.connect in the child" in str(e) else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert channel.unary_unary(UU)(b"x") == b"x"
+
+
+def test_a_callback_must_not_make_a_blocking_call(channel: Any) -> None:
+    heard: Future[Any] = Future()
+
+    def call(_: Any) -> None:
+        try:
+            heard.set_result(channel.unary_unary(UU)(b"x"))
+        except RuntimeError as e:
+            heard.set_exception(e)
+
+    channel.unary_unary(UU).future(b"x").add_done_callback(call)
+    with pytest.raises(RuntimeError, match="must not make a blocking call"):
+        heard.result(10)
 
 
 def test_a_finalizer_may_call_while_its_thread_has_the_lock(channel: Any) -> None:

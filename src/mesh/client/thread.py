@@ -42,6 +42,8 @@ class LoopThread:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
+        self.is_foreign = False
+        """Whether the process has forked, and this is the child."""
         self.gate: Any = threading.RLock()
         """To be taken before `state`, and given back after it."""
         self.state: Any = threading.RLock()
@@ -51,7 +53,7 @@ class LoopThread:
         """Channels of the blocking kind that are being asked for their state; a count of `mesh.client.sync_twin`."""
         self._thread = threading.Thread(target=self._run, name="mesh loop", daemon=True)
         self._thread.start()
-        self._ident = self._thread.ident
+        self.ident = self._thread.ident
 
     def _run(self) -> None:
         with self.state:
@@ -69,7 +71,7 @@ class LoopThread:
         """Raise RuntimeError in a forked child, and in the loop's own thread, which must not wait for itself."""
         if self._pid != os.getpid():
             raise RuntimeError(_FORKED)
-        if threading.get_ident() == self._ident:
+        if threading.get_ident() == self.ident:
             raise RuntimeError(_OWN_LOOP)
 
     def wait(self, waiting: Callable[[], T]) -> T:
@@ -95,6 +97,14 @@ class LoopThread:
         except BaseException:
             future.cancel()
             raise
+
+
+def _forked() -> None:
+    if LoopThread._shared is not None:
+        LoopThread._shared.is_foreign = True
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 @contextmanager
