@@ -35,9 +35,10 @@ from mesh.client.connection import Connection
 from mesh.client.pool import Pool
 from mesh.client.thread import LoopThread
 from mesh.memory import MemoryStore
-from mesh.policy import Balancer, BreakerPolicy, HedgingPolicy, MethodPolicy, RetryPolicy
+from mesh.policy import Balancer, BreakerPolicy, BudgetPolicy, HedgingPolicy, MethodPolicy, RetryPolicy
 from mesh.registry.resolver import Subscription
 from mesh.resilience.breaker import Permit
+from mesh.resilience.budget import Budget
 from mesh.resilience.hops import Hop
 from mesh.resilience.limiter import Ticket
 from mesh.resilience.retry import PREVIOUS_ATTEMPTS
@@ -52,12 +53,14 @@ KINDS = ("Unary", "ServerStream", "ClientStream", "Bidi")
 POLICY = MethodPolicy(
     timeout=5.0,
     idempotent=True,
-    retry=RetryPolicy(initial_backoff=0.001, max_backoff=0.01),
+    retry=RetryPolicy(initial_backoff=0.0002, max_backoff=0.0005),
     # Opens often and is soon tried again: permits are counted only in between.
     breaker=BreakerPolicy(open_for=0.05),
 )
 POLICIES = {f"/{SERVICE}/{kind}": POLICY for kind in KINDS}
 HEDGED = {path: replace(POLICY, hedging=HedgingPolicy(max_attempts=3, delay=0.002)) for path in POLICIES}
+# More than half of these calls are to be tried again: what is tried is not the budget.
+PLENTY = BudgetPolicy(share=10.0, per_second=1000.0)
 COUNTED = (
     *(Call, BlockingCall, Permit, Ticket, ServedCall, Hop, Subscription, Candidate, Connection, asyncio.Task),
     *(aio.Channel, grpc.Channel),
@@ -117,7 +120,10 @@ async def site(policies: Mapping[str, MethodPolicy] = POLICIES) -> AsyncIterator
         async with channel:
             await until(lambda: len(channel._pool.roster.pickable) == 3)
             await until(lambda: len(blocking._inner._pool.roster.pickable) == 3)
-            yield Site(servers, store, channel, blocking)
+            here = Site(servers, store, channel, blocking)
+            for pool in here.pools:
+                pool.budget = Budget(PLENTY, pool.clock.monotonic())
+            yield here
     finally:
         await asyncio.to_thread(blocking.close)
         for server in servers:
