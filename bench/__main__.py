@@ -143,6 +143,7 @@ def _measure(site: Site, measurement: Measurement, session: paper.Session, label
         site.sweep()
     for spec in measurement.specs:
         if spec.name in found:
+            site.label = f"{label} {spec.name}".strip()
             session.add(spec, found[spec.name])
             site.tell(f"{paper.line(session.rows[-1])} (took {time.monotonic() - begun:.0f} s)")
 
