@@ -215,3 +215,17 @@ def test_three_times_the_load_costs_a_fifth_of_the_goodput_at_most_and_refusals_
         assert refused[len(refused) // 2] < TAKES
 
     asyncio.run(story())
+
+
+@pytest.mark.alone
+def test_a_service_whose_calls_all_run_out_of_time_answers_again_though_nobody_set_a_limit_for_it() -> None:
+    """A hundred calls at once, the lowest limit by default, take five seconds here, and none of them has so long."""
+
+    async def story() -> None:
+        async with echo(QUICK, servicer=Pooled()) as (stub, _):
+            before = await peak(stub, 2)
+            during = await drive(stub, KNEE * 3, 16)
+        good = sum(answer.code == "OK" and answer.at >= 10 for answer in during)
+        assert good / 6 >= 0.7 * before
+
+    asyncio.run(story())

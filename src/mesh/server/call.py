@@ -33,6 +33,9 @@ ANSWER_RESERVE = 0.020
 _RESERVE_SHARE = 0.1
 _LONG = ANSWER_RESERVE / _RESERVE_SHARE
 
+# Refusals of calls that ran out of time.
+_LATE = (TOO_SLOW, NO_TIME_LEFT)
+
 # Less than this is no time to do anything in.
 _HARDLY = 0.0005
 
@@ -282,7 +285,7 @@ class ServedCall:
         now = method.clock.monotonic()
         method.seconds.observe(now - self._started)
         if self._entered is not None and method.admission is not None:
-            late = code != "OK" and (now >= self.deadline - _HARDLY or self.refused is NO_TIME_LEFT)
+            late = code != "OK" and (self.refused in _LATE or now >= self.deadline)
             method.admission.leave(method.pace if late or code == "OK" else None, now - self._entered, now, late=late)
         method.count(code)
         if method.meter is not None:
