@@ -217,6 +217,10 @@ def test_breaker_is_written_as_outlier_detection() -> None:
     assert outliers(BreakerPolicy(window_time=10)).interval.seconds == 10
 
 
+def test_connections_that_are_taken_and_broken_eject_too() -> None:
+    assert outliers(BreakerPolicy()).enforcing_failure_percentage_local_origin.value == 100
+
+
 def test_health_check_does_not_bring_back_who_answers_badly() -> None:
     assert not outliers(BreakerPolicy()).successful_active_health_check_uneject_host.value
     assert outliers(BreakerPolicy()).HasField("successful_active_health_check_uneject_host")

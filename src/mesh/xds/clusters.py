@@ -167,6 +167,8 @@ def _outliers(breaker: BreakerPolicy) -> outlier_detection_pb2.OutlierDetection:
         enforcing_local_origin_success_rate={"value": 0},
         failure_percentage_threshold={"value": round(min(breaker.failure_rate, outlier) * 100)},
         enforcing_failure_percentage=enforced,
+        # A path that takes connections and breaks them; connecting is a success each time, so nothing is in a row.
+        enforcing_failure_percentage_local_origin=enforced,
         failure_percentage_minimum_hosts={"value": 2},
         failure_percentage_request_volume={"value": breaker.minimum_calls},
         interval=duration(min(max(breaker.window_time, _LOOK_EVERY), _LOOK_EVERY_AT_MOST)),
