@@ -34,7 +34,7 @@ _PARTS = {
         "The edge",
         "Envoy with one worker and all of `envoy/front.yaml`, its access log included, fed by the control plane. The "
         "gateway is one process without an access log (`bench/gateway.py`). Both stand before a service that answers "
-        "with a constant, and are called over 16 connections with one call at a time on each: a closed loop, for it is "
+        "with a constant, and are called over 32 connections with one call at a time on each: a closed loop, for it is "
         "CPU per request that is asked for.",
     ),
     "users": ("UserService", ""),

@@ -60,7 +60,7 @@ class Process:
         """Return the next line it prints. Raises ChildFailed if it ends instead."""
         assert self._popen.stdout is not None
         line = self._popen.stdout.readline()
-        if not line:
+        if not line.endswith("\n"):  # nothing, or all that it came to say of a line
             self._popen.wait(_PATIENCE)
             raise ChildFailed(f"{self.name} ended ({self._popen.returncode}): {self.last_words()}")
         return line.strip()
