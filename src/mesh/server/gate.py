@@ -113,8 +113,8 @@ class Gate:
         now = self._clock.monotonic()
         lateness = now - self._due
         self._lateness += (lateness - self._lateness) * _SMOOTHING
-        # Shut, it makes the loop less late by itself. Open, the loop has to be late at this moment as well: at the end of
-        # a burst few calls end, too.
+        # Shut, it makes the loop less late by itself. Open, the loop has to be late at this moment as well: at the end
+        # of a burst few calls end, too.
         late = self._lateness > _LATE / 3 if self.is_shut else min(self._lateness, lateness) > _LATE
         shut = late and now - self._since > _LONG * self._passed
         if shut is not self.is_shut:
