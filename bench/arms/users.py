@@ -21,6 +21,8 @@ from usersvc.store import UserStore
 from usersvc.writes import Create, Write
 
 AT_ONCE = 64
+# One count for all arms of a process: they may share a database, which keeps what processes before have written.
+_IDS = itertools.count(time.time_ns())
 
 
 class OneByOne(SqliteStore):
@@ -38,14 +40,13 @@ class OneByOne(SqliteStore):
 
 def creates(store: UserStore, at_once: int = AT_ONCE) -> Callable[[int], Any]:
     """Return what creates users, so many at once."""
-    ids = itertools.count(time.time_ns())
 
     async def run(count: int) -> None:
         left = iter(range(count))
 
         async def some() -> None:
             for _ in left:
-                n = next(ids)
+                n = next(_IDS)
                 await store.write(Create(User(id=f"u{n}", name="Ada", email=f"{n}@example.org")))
 
         await asyncio.gather(*(some() for _ in range(at_once)))

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import grpc
 
@@ -134,6 +134,7 @@ class Rival:
         noted: bool = True,
     ) -> None:
         self.kind = kind
+        self._tell = site.tell
         self.registry = Registry(etcd, kind, name)
         for address in bases:
             self.registry.add(address)
@@ -149,12 +150,20 @@ class Rival:
 
     def under_load(self, rate: float, events: Callable[[], None]) -> Story:
         """Call at a steady rate while the events take place."""
-        self.process.ask(f"start {rate}")
+        self._order(f"start {rate}", "started")
         try:
             events()
         finally:
-            told = self.process.ask("stop")
-        return Story.read(json.loads(told))
+            told = self._order("stop", "calls")
+        return Story.read(told)
+
+    def _order(self, order: str, answer: str) -> dict[str, Any]:
+        """Give an order and return its answer. Lines in between are news of some library's: they are shown."""
+        line = self.process.ask(order)
+        while answer not in (told := json.loads(line)):
+            self._tell(f"{self.kind} says by itself: {line[:300]}")
+            line = self.process.line()
+        return cast(dict[str, Any], told)
 
     def stop(self, site: Site) -> None:
         """End it."""
