@@ -102,8 +102,9 @@ class Envoy:
         return (self._folder / f"{self.name}.err").read_text(errors="replace")
 
     def access_log(self) -> list[dict[str, Any]]:
-        """Return the access log's lines."""
-        return [json.loads(line) for line in (self._folder / f"{self.name}.out").read_text().splitlines()]
+        """Return the access log's lines, but for one that is being written."""
+        *lines, _ = (self._folder / f"{self.name}.out").read_text().split("\n")
+        return [json.loads(line) for line in lines]
 
     def stop(self) -> None:
         """End the process."""
