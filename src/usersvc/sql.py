@@ -16,7 +16,7 @@ from usersvc.writes import Decision, Facts, Recorded, Write, microseconds, times
 _COLUMNS = "id, name, email, created, updated, etag"
 
 GET = f"SELECT {_COLUMNS} FROM users WHERE id = ?1"  # noqa: S608  constants only, here and below
-PAGE = f"SELECT {_COLUMNS} FROM users WHERE id > ?1 ORDER BY id LIMIT ?2"  # noqa: S608
+PAGE = f"SELECT {_COLUMNS} FROM users WHERE id > ?1 ORDER BY id LIMIT ?2"  # noqa: S608  constants only
 MANY_SQLITE = f"SELECT {_COLUMNS} FROM users WHERE id IN (SELECT value FROM json_each(?1))"  # noqa: S608  constants only
 MANY_POSTGRES = f"SELECT {_COLUMNS} FROM users WHERE id = ANY($1)"  # noqa: S608  constants only
 

@@ -370,3 +370,4 @@ def test_no_sequence_of_requests_breaks_the_machine(requests: list[tuple[str, li
     for kind, wanted, nonce in requests:
         stream.receive(Request(kind, tuple(wanted), nonce=nonce, node_id="node"))
         stream.due(everything)
+        assert stream.due(everything) == []  # what was due was sent, and is not owed again
