@@ -13,8 +13,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -95,6 +96,23 @@ class Process:
                     pipe.close()
 
 
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C back for a moment: a process that is forked and not yet written down would be left behind."""
+    if threading.current_thread() is not threading.main_thread():  # where no signal's handler runs
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt
+
+
 class Site:
     """What a row is given. `quick` asks for the same in less time; `scale` is for tests: next to nothing."""
 
@@ -124,8 +142,9 @@ class Site:
     def start(self, argv: Sequence[str], *, name: str, env: Mapping[str, str] | None = None) -> Process:
         """Start a process; it ends with the site, if not before. Its stdout is read with `line()`."""
         log = self.folder / f"{name}-{len(self._processes)}.log"
-        process = Process(argv, name=name, log=log, env=env)
-        self._processes.append(process)
+        with _uninterrupted():
+            process = Process(argv, name=name, log=log, env=env)
+            self._processes.append(process)
         return process
 
     def python(self, *args: str, name: str, env: Mapping[str, str] | None = None) -> Process:

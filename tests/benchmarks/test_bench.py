@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from bench import curves, paper, row
+from bench.site import Site
 
 ROOT = Path(__file__).parents[2]
 KEYS = {"row", "ours", "baseline", "ratio", "low", "high", "goal", "moonshot", "met", "command"}
@@ -105,6 +106,23 @@ def test_ctrl_c_ends_the_bench_and_all_that_it_started() -> None:
     assert "Traceback" not in told
     assert "nothing was written" in told
     assert not [child for child in children if child.is_running()]
+
+
+def test_ctrl_c_while_a_process_is_being_started_does_not_lose_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    born: list[subprocess.Popen[str]] = []
+
+    class Interrupted(subprocess.Popen[str]):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            born.append(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt), Site() as site:
+        site.python("-c", "input()", name="any")
+
+    assert born[0].poll() is not None
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_row_that_is_none_is_refused_with_a_sentence() -> None:
