@@ -15,6 +15,7 @@ from mesh.client.roster import Roster
 from mesh.instance import Endpoint as Address
 from mesh.instance import Instance, View
 from mesh.policy import Balancer, BalancerPolicy, BreakerPolicy, BudgetPolicy, MethodPolicy, RetryPolicy
+from mesh.resilience.limiter import LimitPolicy
 from mesh.resilience.outcome import Outcome
 from mesh.simulation import Scenario, report_of, simulate
 from mesh.simulation.scenario import Clients, Fault, FaultKind, Servers, ServiceTime, Spread
@@ -140,6 +141,20 @@ def test_one_seed_is_one_story_and_another_seed_another():
     assert runs[0].took == runs[1].took
     assert runs[0].sent == runs[1].sent
     assert simulate(replace(world, seed=2), dice).took != runs[0].took
+
+
+def test_a_limit_too_high_for_a_slow_server_is_lowered_by_calls_that_ran_out_of_time():
+    slow = ServiceTime(Spread.LOGNORMAL, 0.3, math.log(2) / 2.3263, mean=0.31)
+    found = {}
+    for limit in (LimitPolicy(), None):
+        # Eight at once of 0.3 s each: a hundred, the lowest by default, wait for longer than anybody does.
+        servers = Servers(1, slow, concurrency=8, queue=1000, limit=limit)
+        world = Scenario(25, servers, Clients(10, 8, deadline=1))
+        (phase,) = report_of(world, simulate(world, dice)).phases
+        assert phase.load == pytest.approx(3, rel=0.1)
+        found[limit] = phase.goodput / servers.capacity
+    assert found[None] < 0.1
+    assert found[LimitPolicy()] > 0.6
 
 
 @pytest.mark.parametrize("kind", list(Balancer)[:2])

@@ -49,13 +49,15 @@ class Door(Generic[T]):
             self._waiting[ticket] = who
             self._timeline.at(self._timeline.now + PATIENCE, self._give_up, ticket)
 
-    def leave(self, who: T, *, done: bool) -> None:
-        """Let go; the time it took says something of the server if the work was `done`."""
+    def leave(self, who: T, *, done: bool, late: bool = False) -> None:
+        """Let go; the time it took says something of the server if the work was `done`, or `late`: its caller was out
+        of time.
+        """
         now = self._timeline.now
         since = self._since.pop(who, None)
         if since is None:
             return
-        ticket = self._limiter.end(self._pace if done else None, now - since, now)
+        ticket = self._limiter.end(self._pace if done or late else None, now - since, now, late=late)
         if ticket is not None:
             self._let_in(self._waiting.pop(ticket))
 

@@ -108,9 +108,9 @@ class Server:
     def _refuse(self, attempt: Attempt) -> None:
         self._say(attempt, REFUSED)
 
-    def _leave(self, attempt: Attempt, *, done: bool) -> None:
+    def _leave(self, attempt: Attempt, *, done: bool, late: bool = False) -> None:
         if self._door is not None:
-            self._door.leave(attempt, done=done)
+            self._door.leave(attempt, done=done, late=late)
 
     def _new_door(self) -> Door[Attempt] | None:
         limit = self._model.limit
@@ -128,11 +128,12 @@ class Server:
             # Its time passed while nothing ran: it is begun again as soon as anything runs.
             self._queue.appendleft(attempt)
             return
-        if not attempt.is_over:
+        late = attempt.is_over
+        if not late:
             attempt.answer("OK")
         if self._queue:
             self._next()
-        self._leave(attempt, done=True)
+        self._leave(attempt, done=True, late=late)
 
     def _next(self) -> None:
         queue = self._queue
@@ -141,7 +142,7 @@ class Server:
             if self._model.serves_abandoned or not attempt.is_over:
                 self._begin(attempt)
                 return
-            self._leave(attempt, done=False)
+            self._leave(attempt, done=False, late=True)
 
     def _say(self, attempt: Attempt, code: str, *, unsent: bool = False) -> None:
         self._timeline.at(self._timeline.now + ROUND_TRIP, _deliver, (attempt, code, unsent))
