@@ -301,7 +301,7 @@ class Site:
     def ejected(self, road: str) -> int:
         """How many instances a road keeps calls from, for what they did."""
         if road in CLIENTS:
-            return int(self.load.ask(road)["ejected"])
+            return int(self.load.ask(road, "ejected")["ejected"])
         return self.envoy.stats(f"cluster.{SERVICE}.outlier_detection.ejections_active").popitem()[1]
 
     def ejections(self, road: str) -> float:

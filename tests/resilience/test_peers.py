@@ -104,6 +104,19 @@ def test_a_host_that_fails_three_calls_of_ten_is_left_within_five_seconds(seed: 
     assert when - 60 < 5
 
 
+@pytest.mark.parametrize("calls", [0.6, 1, 1.5, 2, 3, 4.5, 6.5, 20])
+@pytest.mark.parametrize("warm", [0, 1, 60])
+def test_a_host_that_fails_by_turns_is_left_after_forty_calls(calls: float, warm: int) -> None:
+    """It fails that many calls, then none of as many: the half of every second where there are 13 in it."""
+    turn, fleet = calls / RATE, Fleet(3)
+    fleet.run(warm, {}, steady(0.005))
+    fleet.run(5, {2: lambda at: (0.005, (at - warm) % (2 * turn) >= turn)}, steady(0.005))
+    when, who, cause = fleet.causes[0]
+    assert who == 2
+    assert cause in (Cause.CONSECUTIVE_FAILURES, Cause.FAILURE_OUTLIER, Cause.FAILURE_RATE)
+    assert (when - warm) * RATE <= 40
+
+
 @pytest.mark.parametrize("seconds", [0.05, 0.3, 2.0])
 def test_nobody_is_left_where_all_are_slow(seconds: float) -> None:
     fleet = Fleet(3)

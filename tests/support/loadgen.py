@@ -1,7 +1,8 @@
 """The process behind `support.load`: `python -m support.loadgen '{"road": …}'`. Prints "ready" once the first calls
 have gone well, then calls at a steady rate until stdin is closed, waits for those in flight, and writes what became of
-all of them. Asked "state" it prints one line about itself (`support.callers.State`); asked "rest" it first stops
-calling until it is told to "go"; "rate=50" is fifty calls a second from then on.
+all of them. Asked "state" it prints one line about itself (`support.callers.State`), asked "ejected" just that of it,
+which costs its callers nothing; asked "rest" it first stops calling until it is told to "go"; "rate=50" is fifty calls
+a second from then on.
 
 What a caller of the road would do and nothing more: no retries, no timeouts but the deadline of the job or a generous
 last one. `support.callers` has the callers of each road.
@@ -80,7 +81,8 @@ async def _drive(job: Mapping[str, Any]) -> list[tuple[float, float, str, str, s
                 elif order.startswith("rate="):
                     rate = float(order.removeprefix("rate="))
                     begin = time.monotonic() - number / rate
-                print(json.dumps(road.state()), flush=True)
+                told = {"ejected": road.ejected()} if order == "ejected" else road.state()
+                print(json.dumps(told), flush=True)
             due = begin + number / rate
             if resting or due > time.monotonic():
                 await asyncio.sleep(0.005 if resting else max(0.0, due - time.monotonic()))
