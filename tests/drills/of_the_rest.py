@@ -206,14 +206,13 @@ async def calls_cancelled(site: Site) -> None:
     async with mesh.connect(SERVICE, settings=settings) as channel:
         await channel.channel_ready()
         stub = users_pb2_grpc.UserServiceStub(channel)
-        await asyncio.sleep(1.0)  # until what begins late has begun
-        before = len(asyncio.all_tasks())
+        loop = asyncio.get_running_loop()
+        before = await asyncio.to_thread(_settled, loop)
         for _ in range(number):
             call = stub.GetUser(request, timeout=5)
             await asyncio.sleep(dice.uniform(0.0, 0.005))
             call.cancel()
-        await asyncio.sleep(1.0)
-        site.fact("tasks left", len(asyncio.all_tasks()) - before, 0, "mesh")
+        site.fact("tasks left", await asyncio.to_thread(_settled, loop, before) - before, 0, "mesh")
         roster = channel._pool.roster
         site.fact("calls in flight left", sum(slot.connection.in_flight for slot in roster.slots), 0, "mesh")
         site.fact("breakers that took it amiss", sum(not s.breaker.is_closed for s in roster.slots), 0, "mesh")
@@ -228,14 +227,26 @@ def _cancel_blocking(site: Site, settings: Settings, number: int, dice: random.R
         loop = channel.thread().loop
         with_error = stub.GetUser.future(request, timeout=5)
         with_error.exception()
-        time.sleep(1.0)
-        before = len(asyncio.all_tasks(loop))
+        before = _settled(loop)
         for _ in range(number):
             call = stub.GetUser.future(request, timeout=5)
             time.sleep(dice.uniform(0.0, 0.005))
             call.cancel()
-        time.sleep(1.0)
-        site.fact("tasks left", len(asyncio.all_tasks(loop)) - before, 0, "blocking")
+        site.fact("tasks left", _settled(loop, before) - before, 0, "blocking")
+
+
+def _settled(loop: asyncio.AbstractEventLoop, enough: int = 0) -> int:
+    """Return the tasks of a loop, once they are no more than enough or have been as many for half a second."""
+    end = time.monotonic() + 10.0
+    had, since = -1, 0.0
+    while time.monotonic() < end:
+        now = len(asyncio.all_tasks(loop))
+        if now != had:
+            had, since = now, time.monotonic()
+        if now <= enough or time.monotonic() - since > 0.5:
+            break
+        time.sleep(0.01)
+    return had
 
 
 @fault(
