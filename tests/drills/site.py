@@ -10,9 +10,11 @@ import sqlite3
 import time
 import urllib.request
 import uuid
+from base64 import b64decode, b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from signal import Signals
 from typing import Any, Self, TypeVar
@@ -278,16 +280,18 @@ class Site:
         return f"{service_prefix(self.prefix, SERVICE)}{member}"
 
     def _asked_of_etcd(self) -> list[tuple[str, str, int, int]]:
-        import base64
-
+        """By etcd's gateway: a process of etcdctl for each look would be a load that every figure shows."""
         running = next(m for m in (self.cluster.members if self.cluster else [self.etcd]) if m.running)
-        told = json.loads(running.ctl("get", "--prefix", self.key(""), "--write-out=json"))
+        begin = self.key("").encode()
+        asked = {"key": b64encode(begin).decode(), "range_end": b64encode(begin[:-1] + b"0").decode()}
+        with urllib.request.urlopen(f"http://{running.endpoint}/v3/kv/range", json.dumps(asked).encode(), 5) as answer:
+            told = json.load(answer)
         return [
             (
-                base64.b64decode(kv["key"]).decode(),
-                base64.b64decode(kv["value"]).decode(),
-                kv["create_revision"],
-                kv.get("lease", 0),
+                b64decode(kv["key"]).decode(),
+                b64decode(kv["value"]).decode(),
+                int(kv["create_revision"]),
+                int(kv.get("lease", 0)),
             )
             for kv in told.get("kvs", [])
         ]
@@ -295,13 +299,13 @@ class Site:
     def ready(self, road: str) -> set[str]:
         """The addresses that calls of a road go to."""
         if road in CLIENTS:
-            return set(self.load.ask(road)["ready"])
+            return set(self.load.ask(road, "view")["ready"])
         return {address for address, healthy in self._hosts().items() if healthy}
 
     def ejected(self, road: str) -> int:
         """How many instances a road keeps calls from, for what they did."""
         if road in CLIENTS:
-            return int(self.load.ask(road, "ejected")["ejected"])
+            return int(self.load.ask(road, "view")["ejected"])
         return self.envoy.stats(f"cluster.{SERVICE}.outlier_detection.ejections_active").popitem()[1]
 
     def ejections(self, road: str) -> float:
@@ -372,7 +376,7 @@ class Site:
 def _holds(condition: Callable[[], object]) -> bool:
     try:
         return bool(condition())
-    except (OSError, RuntimeError):  # whom we ask is away: not so, then
+    except (OSError, HTTPException, RuntimeError):  # whom we ask is away: not so, then
         return False
 
 

@@ -136,17 +136,19 @@ class Road:
     """Of the mesh client; the edge's callers have none."""
     tasks: Callable[[], int] = field(default=lambda: len(asyncio.all_tasks()))
 
-    def ejected(self) -> int:
-        """Tell how many instances a breaker keeps calls from."""
-        return sum(not slot.breaker.is_closed for slot in self.pool.roster.slots) if self.pool is not None else 0
-
-    def state(self) -> dict[str, Any]:
-        """Tell what is known and held now. It takes some milliseconds, in which nothing else is done here."""
+    def view(self) -> dict[str, Any]:
+        """Tell what is known of instances now."""
         roster = self.pool.roster if self.pool is not None else None
         return {
             "known": [str(i.endpoint) for i in roster.view.instances] if roster else [],
             "ready": [slot.name for slot in roster.pickable] if roster else [],
-            "ejected": self.ejected(),
+            "ejected": sum(not slot.breaker.is_closed for slot in roster.slots) if roster else 0,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Tell what is known and held now. It takes some milliseconds, in which nothing else is done here."""
+        return {
+            **self.view(),
             "tasks": self.tasks(),
             "fds": len(os.listdir("/proc/self/fd")),
             "threads": len(os.listdir("/proc/self/task")),

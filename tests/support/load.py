@@ -102,7 +102,7 @@ class Load:
 
     def ask(self, road: str, order: str = "state") -> dict[str, Any]:
         """Have a road's process tell of itself (`support.callers.State`), "rest" before that, "go" on, or call at
-        another "rate=…"; or tell only how many are "ejected".
+        another "rate=…"; or tell only of its "view" of instances.
         """
         process = self._running[road]
         assert process.stdin is not None

@@ -1,8 +1,8 @@
 """The process behind `support.load`: `python -m support.loadgen '{"road": …}'`. Prints "ready" once the first calls
 have gone well, then calls at a steady rate until stdin is closed, waits for those in flight, and writes what became of
-all of them. Asked "state" it prints one line about itself (`support.callers.State`), asked "ejected" just that of it,
-which costs its callers nothing; asked "rest" it first stops calling until it is told to "go"; "rate=50" is fifty calls
-a second from then on.
+all of them. Asked "state" it prints one line about itself (`support.callers.State`), asked "view" what of that costs
+its callers nothing; asked "rest" it first stops calling until it is told to "go"; "rate=50" is fifty calls a second
+from then on.
 
 What a caller of the road would do and nothing more: no retries, no timeouts but the deadline of the job or a generous
 last one. `support.callers` has the callers of each road.
@@ -81,7 +81,7 @@ async def _drive(job: Mapping[str, Any]) -> list[tuple[float, float, str, str, s
                 elif order.startswith("rate="):
                     rate = float(order.removeprefix("rate="))
                     begin = time.monotonic() - number / rate
-                told = {"ejected": road.ejected()} if order == "ejected" else road.state()
+                told = road.view() if order == "view" else road.state()
                 print(json.dumps(told), flush=True)
             due = begin + number / rate
             if resting or due > time.monotonic():
