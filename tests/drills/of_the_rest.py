@@ -259,7 +259,9 @@ def _settled(loop: asyncio.AbstractEventLoop, enough: int = 0) -> int:
         codes=("UNAVAILABLE", "RESOURCE_EXHAUSTED", "HTTP 503", "HTTP 429"),
         words=("sqlite", "SELECT", "INSERT", "locked", "Traceback"),
     ),
-    known="Envoy asks again until its caller's deadline, and JSON has none to tell it",
+    known="a write waits for the lock as long as its caller does, so that a short one costs nobody an error. Envoy"
+    " tells an attempt that it makes half a second later the whole time that its caller had at first (it does not count"
+    " grpc-timeout down), so that this one waits beyond its caller's end; and JSON here names no deadline",
     note="locked for 3 s by another process",
 )
 async def database_locked(site: Site) -> None:
