@@ -9,6 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import grpc
 
 from grpcmesh.etcd.v3 import etcd_pb2 as pb
 from mesh.clock import Clock, Dice
@@ -64,23 +67,33 @@ async def watch(session: Session, prefix: str, after: int, clock: Clock, dice: D
 
 
 async def _answers(stream: WatchStream, clock: Clock) -> AsyncIterator[pb.WatchResponse]:
-    """Tell what a stream brings; raise Silent when it brings nothing for too long."""
+    """Tell what a stream brings; raise Silent when it brings nothing for too long.
+
+    Another task asks for signs of life, and this one does nothing but read: so an event is told, and a connection to a
+    new instance begun, in the very turn of the event loop in which it is here.
+    """
     heard = clock.monotonic()
-    created = False
-    reading: asyncio.Task[pb.WatchResponse] | None = None
+    asking: asyncio.Task[None] | None = None
+
+    async def ask() -> None:
+        with suppress(StoreUnavailable, grpc.RpcError):  # the reader is told too
+            while True:
+                pause = heard + ASK_AFTER - clock.monotonic()
+                if pause <= 0:
+                    await stream.send(PROGRESS)
+                    pause = ASK_AFTER
+                await clock.sleep(pause)
+
     try:
         while True:
-            reading = reading or asyncio.create_task(stream.read())
-            silence = clock.monotonic() - heard
-            await asyncio.wait([reading], timeout=max(0.0, min(ASK_AFTER, HUNG_AFTER - silence)))
-            if reading.done():
-                answer, reading = reading.result(), None
-                heard = clock.monotonic()
-                created = True  # the first answer is to the creation
-                yield answer
-            elif clock.monotonic() - heard >= HUNG_AFTER:
-                raise stream.silent("the watch gave no sign of life")
-            elif created:  # never before: etcd 3.4 and 3.5 mind progress requests on a stream without a watch
-                await stream.send(PROGRESS)
+            try:
+                async with asyncio.timeout(HUNG_AFTER):
+                    answer = await stream.read()
+            except TimeoutError:
+                raise stream.silent("the watch gave no sign of life") from None
+            heard = clock.monotonic()
+            yield answer
+            # Not before the first answer, to the creation: etcd 3.4 and 3.5 mind requests on a stream without a watch.
+            asking = asking or asyncio.create_task(ask(), name="mesh-etcd-ask")
     finally:
-        await drop(reading)
+        await drop(asking)
