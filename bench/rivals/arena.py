@@ -27,7 +27,9 @@ from mesh.instance import Endpoint, Instance, State
 from mesh.registry import record
 from support.etcd import Etcd
 
-KINDS = ("mesh", "etcd", "zero")
+OURS = ("mesh", "least")
+"""Ours as it comes, in turns; and the less loaded of two."""
+KINDS = (*OURS, "etcd", "zero")
 """Ours; grpc-go with etcd's own resolver; go-zero's zrpc."""
 
 
@@ -42,7 +44,7 @@ class Registry:
     @property
     def where(self) -> str:
         """What the caller is told to read."""
-        return self.prefix if self._kind == "mesh" else record.service_prefix(self.prefix, SERVICE).rstrip("/")
+        return self.prefix if self._kind in OURS else record.service_prefix(self.prefix, SERVICE).rstrip("/")
 
     def add(self, address: str) -> None:
         """Register an instance."""
@@ -53,7 +55,7 @@ class Registry:
 
     def leave(self, address: str) -> None:
         """Say that an instance is leaving: a mesh says so and keeps the key, the others delete it."""
-        if self._kind == "mesh":
+        if self._kind in OURS:
             draining = self._instance(address).with_state(State.DRAINING)
             self._put(self._key(address), record.encode(draining))
         else:
@@ -143,7 +145,7 @@ class Rival:
         label = f"rival-{name or kind}"
         self.process: Process = (
             site.python("-m", "bench.rivals.caller", *words, name=label, env=environment)
-            if kind == "mesh"
+            if kind in OURS
             else site.start([program, *words], name=label, env=environment)
         )
         self.process.line()

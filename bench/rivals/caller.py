@@ -1,6 +1,6 @@
 """Our side of `rivals/go`: the same orders over stdin, the same answers, one line of JSON each.
 
-    python -m bench.rivals.caller raw ADDRESS | mesh ETCD PREFIX
+    python -m bench.rivals.caller raw ADDRESS | mesh ETCD PREFIX | least ETCD PREFIX
 
 "start RATE" begins calls on a fixed schedule that waits for no answer, each with a deadline of a second; "stop" ends
 them and tells what became of each; "closed CALLS AT_ONCE" makes so many calls, as fast as they go.
@@ -20,7 +20,10 @@ import grpc
 
 import mesh
 from bench import openloop
+from mesh.client.attempts import Attempts
+from mesh.client.roster import Picked
 from mesh.instance import Endpoint
+from mesh.policy import Balancer
 from mesh.settings import Settings
 from users.v1 import users_pb2, users_pb2_grpc
 
@@ -41,18 +44,15 @@ class Caller:
         self._load: asyncio.Task[None] | None = None
         self._calls: set[asyncio.Task[None]] = set()
 
-    def note(self, channel: Any) -> None:
+    def note(self) -> None:
         """Note attempts from now on: of a server that was killed, only its callers can tell."""
-        pool = channel._pool
-        choose = pool.pick
+        launch = Attempts._launch
 
-        def pick(*given: Any) -> Any:
-            picked = choose(*given)
-            if picked is not None:
-                self.attempts.append((time.time_ns(), picked[0].name))
-            return picked
+        def noted(call: Attempts, picked: Picked, now: float) -> Any:
+            self.attempts.append((time.time_ns(), picked[0].name))
+            return launch(call, picked, now)
 
-        pool.pick = pick
+        Attempts._launch = noted  # type: ignore[method-assign]  # no hook for users tells who is called
 
     async def ready(self) -> None:
         """Return when a call was answered."""
@@ -131,14 +131,15 @@ def _open(kind: str, words: list[str]) -> grpc.aio.Channel:
     if kind == "raw":
         return grpc.aio.insecure_channel(words[0])
     etcd, prefix = words
-    return mesh.connect(SERVICE, settings=Settings(etcd=(Endpoint.parse(etcd),), prefix=prefix))
+    settings = Settings(etcd=(Endpoint.parse(etcd),), prefix=prefix)
+    return mesh.connect(SERVICE, settings=settings, balancer=Balancer.LEAST_LOADED if kind == "least" else None)
 
 
 async def _main(kind: str, *words: str) -> None:
     async with _open(kind, list(words)) as channel:
         caller = Caller(channel)
         if os.environ.get("RIVALS_NOTE"):
-            caller.note(channel)
+            caller.note()
         await caller.ready()
         print(json.dumps({"ready": True}), flush=True)
         await _obey(caller)

@@ -8,26 +8,28 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from bench.measure import Arm, Finding, rounds
 from bench.rivals import building
-from bench.rivals.arena import KINDS, Rival, Spare, Story, beside, etcd_of, wait
+from bench.rivals.arena import KINDS, OURS, Rival, Spare, Story, beside, etcd_of, wait
 from bench.rivals.relay import Relay
 from bench.row import Spec, measures
 from bench.site import Process, Site
 from support.etcd import Etcd
 
 RIVALS = {"etcd": "grpc-go with etcd's resolver and retries", "zero": "go-zero's zrpc client"}
+LIKE = {"etcd": "mesh", "zero": "least"}
+"""Which of ours each is measured beside: who calls in turns beside the same, and who calls the less loaded of two."""
 RATE = 1000.0
 """Calls a second, of which each of two instances gets one every 2 ms (`FINEST`)."""
 _REPEATS = 12
 _SETTLE = 0.2
 """Seconds under load before an event."""
-_FOLLOW = 0.25
-"""Seconds that a client is given to follow one; none that was measured needed a tenth of it."""
+_FOLLOW = 0.15
+"""Seconds that a client is given to follow one; on a quiet machine none that was measured needed a fifth of it."""
 _COMPACTIONS = 3
 _GIVE_UP = 4.0
 """Seconds after which a client that has not noticed is taken for one that never will."""
@@ -42,6 +44,7 @@ _EVENTS = {
     "leave": "from SIGTERM and deregistration to the last call on the instance",
     "kill": "from kill -9 to the last attempt on the instance",
 }
+_BY = {"etcd": "", "zero": ", by KIND_LEAST_LOADED"}
 
 
 @dataclass
@@ -58,7 +61,7 @@ class Followed:
 
 
 def _specs() -> list[Spec]:
-    about = [(e, text, r, name) for e, text in _EVENTS.items() for r, name in RIVALS.items()]
+    about = [(e, text + _BY[r], r, name) for e, text in _EVENTS.items() for r, name in RIVALS.items()]
     return [Spec(f"rivals.{e}.{r}", text, name, goal=1.0, noise=0.5) for e, text, r, name in about]
 
 
@@ -91,46 +94,45 @@ def _program(site: Site) -> str:
 
 
 def _episode(site: Site, rival: Rival, seen: Followed) -> None:
-    """Two instances come; the first leaves in order, the second is killed."""
-    first, second = Spare(site), Spare(site)
-    times: dict[str, float] = {}
-    addresses = first.address, second.address  # both serve now, and rest
+    """Three instances come; the first leaves in order, the others are killed."""
+    spares = [Spare(site) for _ in range(3)]
+    addresses = [spare.address for spare in spares]  # all serve now, and rest
+    came: list[float] = []
+    went: list[float] = []
 
     def events() -> None:
         wait(_SETTLE)
-        times["join"] = time.time()
-        rival.registry.add(first.address)
-        wait(_FOLLOW)
-        times["leave"] = time.time()
-        rival.registry.leave(first.address)
-        first.terminate()
-        # The server closes its port half a second after it said so.
-        wait(_FOLLOW + 0.5)
-        rival.registry.remove(first.address)
-        times["join again"] = time.time()
-        rival.registry.add(second.address)
-        wait(_FOLLOW)
-        times["kill"] = time.time()
-        second.kill()
-        wait(_FOLLOW)
+        for spare in spares:
+            came.append(time.time())
+            rival.registry.add(spare.address)
+            wait(_FOLLOW)
+            went.append(time.time())
+            if spare is spares[0]:
+                rival.registry.leave(spare.address)
+                spare.terminate()
+                # The server closes its port half a second after it said so.
+                wait(_FOLLOW + 0.5)
+            else:
+                spare.kill()
+                wait(_FOLLOW)
+            rival.registry.remove(spare.address)
 
     story = rival.under_load(RATE, events)
-    rival.registry.remove(second.address)
-    first.stop()
-    second.stop()
-    _take(story, times, *addresses, seen)
+    for spare in spares:
+        spare.stop()
+    _take(story, addresses, came, went, seen)
 
 
-def _take(story: Story, times: Mapping[str, float], first: str, second: str, seen: Followed) -> None:
-    seen.take("join", story.first_on(first, times["join"]))
-    seen.take("join", story.first_on(second, times["join again"]))
-    seen.take("leave", story.last_on(first, times["leave"]))
-    seen.take("kill", story.last_on(second, times["kill"]))
+def _take(story: Story, addresses: Sequence[str], came: Sequence[float], went: Sequence[float], seen: Followed) -> None:
+    for number, address in enumerate(addresses):
+        seen.take("join", story.first_on(address, came[number]))
+        seen.take("kill" if number else "leave", story.last_on(address, went[number]))
     seen.calls += len(story.calls)
     # A call may have begun before the kill that fails it.
-    seen.failed["join"] += story.failed(until=times["leave"] - 0.1)
-    seen.failed["leave"] += story.failed(times["leave"] - 0.1, times["kill"] - 0.1)
-    seen.failed["kill"] += story.failed(since=times["kill"] - 0.1)
+    leave, kill = went[0] - 0.1, went[1] - 0.1
+    seen.failed["join"] += story.failed(until=leave)
+    seen.failed["leave"] += story.failed(leave, kill)
+    seen.failed["kill"] += story.failed(since=kill)
 
 
 @measures(
@@ -140,13 +142,14 @@ def _take(story: Story, times: Mapping[str, float], first: str, second: str, see
 def compaction(site: Site) -> dict[str, Finding]:
     """The road to etcd breaks, an instance comes, history is compacted, the road is back, and the old instance goes."""
     program = _program(site)
-    ms: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    lost: dict[str, list[int]] = {kind: [] for kind in KINDS}
+    kinds = ("mesh", *RIVALS)
+    ms: dict[str, list[float]] = {kind: [] for kind in kinds}
+    lost: dict[str, list[int]] = {kind: [] for kind in kinds}
     with etcd_of(site) as etcd, Relay(etcd.endpoint) as relay:
         repeats = max(1, round(_COMPACTIONS * min(1.0, site.scale)))
         for number in range(repeats):
-            for turn in range(len(KINDS)):
-                kind = KINDS[(number + turn) % len(KINDS)]
+            for turn in range(len(kinds)):
+                kind = kinds[(number + turn) % len(kinds)]
                 site.tell(f"{kind}: history is compacted behind its back, {number + 1} of {repeats}")
                 took, failures = _cut_off(site, etcd, relay, program, kind, number)
                 ms[kind].append(took * 1000)
@@ -194,7 +197,7 @@ def _cut_off(site: Site, etcd: Etcd, relay: Relay, program: str, kind: str, numb
     *(
         Spec(
             f"rivals.overhead.{rival}",
-            "our channel's CPU per call, over that of a raw grpc.aio stub",
+            f"our channel's CPU per call{_BY[rival]}, over that of a raw grpc.aio stub",
             f"{name}, over a raw grpc-go connection",
         )
         for rival, name in RIVALS.items()
@@ -213,10 +216,10 @@ def overhead(site: Site) -> dict[str, Finding]:
             kind: Rival(site, kind, etcd.endpoint, program=program, bases=[address], noted=False).process
             for kind in KINDS
         }
-        size = {"calls": site.calls(1000), "count": site.rounds}
-        ours = asyncio.run(rounds(_arm(raw["python"]), {"mesh": _arm(stacks["mesh"])}, **size))
+        size = {"calls": site.calls(400), "count": 4 * site.rounds}
+        ours = asyncio.run(rounds(_arm(raw["python"]), {kind: _arm(stacks[kind]) for kind in OURS}, **size))
         go = asyncio.run(rounds(_arm(raw["go"]), {rival: _arm(stacks[rival]) for rival in RIVALS}, **size))
-    return {f"rivals.overhead.{rival}": _over(ours.compared("mesh"), go.compared(rival)) for rival in RIVALS}
+    return {f"rivals.overhead.{rival}": _over(ours.compared(LIKE[rival]), go.compared(rival)) for rival in RIVALS}
 
 
 def _arm(process: Process) -> Arm:
@@ -244,16 +247,18 @@ def _over(ours: Finding, theirs: Finding) -> Finding:
 
 
 def _findings(seen: Mapping[str, Followed]) -> dict[str, Finding]:
-    ours, notes = seen["mesh"], f"{RATE:g} calls/s over two instances, due in 1 s; {building.versions()}"
+    notes = f"{RATE:g} calls/s over two instances, due in 1 s; {building.versions()}"
     found = {}
     for event in _EVENTS:
         for rival in RIVALS:
-            found[f"rivals.{event}.{rival}"] = beside(ours.ms[event], seen[rival].ms[event])
+            found[f"rivals.{event}.{rival}"] = beside(seen[LIKE[rival]].ms[event], seen[rival].ms[event])
             found[f"rivals.{event}.{rival}"].notes = notes
-    failed = Finding(float(sum(ours.failed.values())), unit="calls")
-    failed.facts = {"calls": ours.calls, "failed_by_event": ours.failed}
+    ours = {event: sum(seen[kind].failed[event] for kind in OURS) for event in _EVENTS}
+    calls = sum(seen[kind].calls for kind in OURS)
+    failed = Finding(float(sum(ours.values())), unit="calls")
+    failed.facts = {"calls": calls, "failed_by_event": ours}
     for rival in RIVALS:
         failed.facts |= {f"{rival}_failed_by_event": seen[rival].failed, f"{rival}_calls": seen[rival].calls}
     told = ", ".join(f"{RIVALS[r]}: {sum(seen[r].failed.values())} of {seen[r].calls}" for r in RIVALS)
-    failed.notes = f"of {ours.calls} calls; {told}"
+    failed.notes = f"of {calls} calls; {told}"
     return found | {"rivals.failed": failed}
