@@ -193,7 +193,7 @@ class Attempts(Course):
         if self._code is not None:
             return
         if code is grpc.StatusCode.UNAVAILABLE:
-            self._connection.check()
+            self._connection.call_failed()
         decision: float | Stop | None = Stop.CODE
         if not ours:
             committed = self._committed or len(initial) > 0
