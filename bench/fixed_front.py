@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -61,12 +61,18 @@ def _leave_out(part: str, config: dict[str, Any], manager: dict[str, Any]) -> No
     for name in _OF_MANAGER.get(part, ()):
         del manager[name]
     manager["http_filters"] = [f for f in manager["http_filters"] if f["name"] not in PARTS[part]]
-    for host in manager["route_config"]["virtualHosts"]:
-        for route in host["routes"]:
-            for name in PARTS[part]:
-                route.get("typedPerFilterConfig", {}).pop(name, None)
-            for name in _OF_ROUTE.get(part, ()):
-                route.get("route", {}).pop(name, None)
+    for route in _routes(manager["route_config"]):
+        for name in PARTS[part]:
+            route.get("typedPerFilterConfig", {}).pop(name, None)
+        for name in _OF_ROUTE.get(part, ()):
+            route.get("route", {}).pop(name, None)
+
+
+def _routes(told: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for host in told["virtualHosts"]:
+        tree = host["matcher"]
+        for leaf in (*tree["matcherTree"]["exactMatchMap"]["map"].values(), tree["onNoMatch"]):
+            yield from leaf["action"]["typedConfig"]["routes"]
 
 
 async def _told(plane: Endpoint, service: str) -> dict[str, dict[str, Any]]:

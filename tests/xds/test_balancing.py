@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
-from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
 from mesh.policy import Balancer, BalancerPolicy, BreakerPolicy, MethodPolicy
 from mesh.xds.clusters import cluster_for_envoy, cluster_for_grpc
 from mesh.xds.routes import routes_for_envoy, routes_for_grpc
 from mesh.xds.snapshot import Method, Service
+from support.routes import routes_in
 
 S = "a.v1.B"
 BY_TENANT = BalancerPolicy(Balancer.CONSISTENT_HASH, hash_metadata="x-tenant")
@@ -59,7 +59,6 @@ def test_routes_name_the_key_of_each_method() -> None:
     )
     service = Service(S, (), methods)
     for resource in (routes_for_envoy([service], reflection=False), routes_for_grpc(service)):
-        routes = RouteConfiguration.FromString(resource.body).virtual_hosts[0].routes
-        keys = {r.match.path: [h.header.header_name for h in r.route.hash_policy] for r in routes}
+        keys = {r.match.path: [h.header.header_name for h in r.route.hash_policy] for r in routes_in(resource.body)}
         assert keys[f"/{S}/Keyed"] == ["x-tenant"]
         assert keys[f"/{S}/Plain"] == []

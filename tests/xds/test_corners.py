@@ -6,7 +6,6 @@ import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.config.listener.v3.listener_pb2 import Listener
-from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.http.grpc_json_transcoder.v3.transcoder_pb2 import GrpcJsonTranscoder
 from envoy.extensions.filters.http.lua.v3.lua_pb2 import Lua
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
@@ -24,6 +23,7 @@ from mesh.xds.scripts import script
 from mesh.xds.snapshot import Snapshot
 from mesh.xds.stream import InvalidRequest, Outcome, Request, Stream
 from mesh.xds.transcoder import TRANSCODER, transcoder
+from support.routes import routes_in
 
 S = "a.v1.B"
 
@@ -108,7 +108,7 @@ def test_a_script_and_the_transcoder_are_extensions_of_their_names() -> None:
 
 
 def test_the_fronts_reflection_is_the_control_planes() -> None:
-    routes = RouteConfiguration.FromString(routes_for_envoy([], reflection=True).body).virtual_hosts[0].routes
+    routes = routes_in(routes_for_envoy([], reflection=True).body)
     found = {route.match.prefix: route.route.cluster for route in routes if route.route.cluster}
     assert found == {f"/grpc.reflection.{v}.ServerReflection/": CONTROL_PLANE for v in ("v1", "v1alpha")}
 

@@ -8,6 +8,7 @@ import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.cluster.v3.outlier_detection_pb2 import OutlierDetection
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.config.route.v3.route_components_pb2 import RouteList
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.http.buffer.v3.buffer_pb2 import BufferPerRoute
 
@@ -18,6 +19,7 @@ from mesh.xds.endpoints import endpoints
 from mesh.xds.resources import CLUSTER, ENDPOINTS
 from mesh.xds.routes import routes_for_envoy, routes_for_grpc
 from mesh.xds.snapshot import Method, Service, Snapshot
+from support.routes import routes_in
 
 S = "a.v1.B"
 READ = Method(f"/{S}/Read", policy=MethodPolicy(timeout=4.0, idempotent=True))
@@ -30,18 +32,17 @@ def at(number: int, host: str = "10.0.0.1", zone: str = "", weight: int = 1) -> 
     return Instance(S, f"i{number}", Endpoint(host, 1000 + number), zone=zone, weight=weight)
 
 
-def envoy_routes(*methods: Method) -> RouteConfiguration:
-    service = Service(S, (), methods)
-    return RouteConfiguration.FromString(routes_for_envoy([service], reflection=False).body)
+def envoy_routes(*methods: Method) -> list:  # type: ignore[type-arg]  # xds-protos has no types
+    return routes_in(routes_for_envoy([Service(S, (), methods)], reflection=False).body)
 
 
 def routes_of(method: Method) -> list:  # type: ignore[type-arg]  # xds-protos has no types
-    found = [r for r in envoy_routes(method).virtual_hosts[0].routes if r.match.path == method.path]
+    found = [r for r in envoy_routes(method) if r.match.path == method.path]
     return found[:-2] if len(found) > 2 and not method.is_marked else found
 
 
 def spent_routes_of(method: Method) -> list:  # type: ignore[type-arg]  # xds-protos has no types
-    found = [r for r in envoy_routes(method).virtual_hosts[0].routes if r.match.path == method.path]
+    found = [r for r in envoy_routes(method) if r.match.path == method.path]
     return found[len(routes_of(method)) :]
 
 
@@ -126,6 +127,22 @@ def test_call_without_a_budget_is_repeated_only_if_it_was_not_processed() -> Non
     assert not any(spent_routes_of(method) for method in (WRITE, PLAIN))
 
 
+def test_routes_of_a_method_lie_at_its_path_and_the_last_of_them_takes_all_its_calls() -> None:
+    other = Method(f"/{S}/Read/Other", policy=READ.policy)
+    resource = routes_for_envoy([Service(S, (), (READ, WRITE, PLAIN, WATCH, other))], reflection=True)
+    [host] = RouteConfiguration.FromString(resource.body).virtual_hosts
+
+    leaves = host.matcher.matcher_tree.exact_match_map.map
+    assert not host.routes
+    for path, leaf in leaves.items():
+        routes = RouteList()
+        assert leaf.action.typed_config.Unpack(routes)
+        assert {route.match.path for route in routes.routes} == {path}
+        assert not routes.routes[-1].match.headers
+    assert [r.match.path for r in routes_in(resource.body)[-4:]] == [""] * 4
+    assert set(leaves) == {m.path for m in (READ, WRITE, PLAIN, WATCH, other)}
+
+
 def test_json_has_the_methods_time_and_grpc_its_callers() -> None:
     json, grpc = routes_of(READ)
 
@@ -195,7 +212,7 @@ def test_retries_can_be_switched_off() -> None:
 
 
 def test_service_without_a_contract_has_one_route_and_no_repeats() -> None:
-    routes = envoy_routes().virtual_hosts[0].routes
+    routes = envoy_routes()
 
     assert routes[0].match.prefix == f"/{S}/"
     assert "reset," not in routes[0].route.retry_policy.retry_on + ","

@@ -26,6 +26,7 @@ from mesh.policy import DEFAULT_POLICY, MethodPolicy, RetryPolicy
 from mesh.xds.balancing import hash_policies
 from mesh.xds.durations import duration
 from mesh.xds.filters import of_catch_all, of_method
+from mesh.xds.paths import place
 from mesh.xds.resources import CLUSTER, Reference, Resource, pack
 from mesh.xds.snapshot import Method, Service
 
@@ -71,18 +72,16 @@ def routes_for_envoy(services: Iterable[Service], *, reflection: bool) -> Resour
         include_attempt_count_in_response=True,
     )
     needs: list[Reference] = []
-    spent: list[route_components_pb2.Route] = []
+    methods: dict[str, Iterable[route_components_pb2.Route]] = {}
+    rest: list[route_components_pb2.Route] = []
     for service in services:
         needs.append((CLUSTER, service.name))
-        for method in service.methods:
-            host.routes.extend(_routes(service.name, method))
-            spent.extend(_spent(service.name, method))
+        methods |= {method.path: _routes(service.name, method) for method in service.methods}
         if not service.methods:
-            host.routes.extend(_foreign(service.name))
+            rest.extend(_foreign(service.name))
     if reflection:
-        host.routes.extend(_reflection(name) for name in _REFLECTION)
-    # Behind all others: routes are looked through in their order.
-    host.routes.extend([*spent, *_catch_all()])
+        rest.extend(_reflection(name) for name in _REFLECTION)
+    place(host, methods, [*rest, *_catch_all()])
     return Resource.of(FRONT, route_pb2.RouteConfiguration(name=FRONT, virtual_hosts=[host]), *needs)
 
 
@@ -118,7 +117,7 @@ def _grpc_retry(retry: RetryPolicy) -> route_components_pb2.RetryPolicy:
 
 
 def _routes(cluster: str, method: Method) -> Iterable[route_components_pb2.Route]:
-    """The first that matches counts: calls that may be repeated, then all; JSON before gRPC."""
+    """The first that matches counts: calls that may be repeated, then all; JSON before gRPC; who has spent his last."""
     policy = method.policy
     if method.is_marked:
         yield _route(cluster, method, [_transcoded(), _present(REPEATABLE)], json=True, repeat=True)
@@ -126,11 +125,7 @@ def _routes(cluster: str, method: Method) -> Iterable[route_components_pb2.Route
     paid = [] if method.is_marked or not method.is_repeated else [_present(SPENT, not_so=True)]
     yield _route(cluster, method, [_transcoded(), *paid], json=True, repeat=policy.idempotent)
     yield _route(cluster, method, paid, json=False, repeat=policy.idempotent)
-
-
-def _spent(cluster: str, method: Method) -> Iterable[route_components_pb2.Route]:
-    """The same calls without a budget. Of methods that are marked, such calls are not."""
-    if method.is_repeated and not method.is_marked:
+    if paid:  # the same calls without a budget; of methods that are marked, such calls are not
         yield _route(cluster, method, [_transcoded()], json=True, repeat=False)
         yield _route(cluster, method, [], json=False, repeat=False)
 
