@@ -26,6 +26,11 @@ _REPEATS = (_LUA / "repeats.lua").read_text(encoding="utf-8")
 # Calls that run at the same time may overdraw by some times as much.
 _BUDGET = {"SHARE": 0.12, "FLOOR": 2, "LEAST": 10, "KEEP": 0.4, "DEBT": 3}
 
+# Each call leaves a coroutine and some texts behind. LuaJIT sets out to collect them whenever what is alive has
+# doubled, which is next to nothing here, and goes through all of the script's own tables each time: a third of what
+# Lua costs a call. At ten times, Envoy has 2 MB more, and 16 MB more after sixteen callers who sent bodies of 0.9 MB.
+_RARELY = 'collectgarbage("setpause", 1000)\n'
+
 _TEXTS = {FieldDescriptor.CPPTYPE_STRING: "s", FieldDescriptor.CPPTYPE_BOOL: "b", FieldDescriptor.CPPTYPE_ENUM: "e"}
 # Messages whose JSON is no object of their fields.
 # https://protobuf.dev/programming-guides/json/
@@ -48,7 +53,7 @@ def strict(pool: DescriptorPool, services: Iterable[str]) -> str:
     for found in rules.values():
         # The one with more of its own text is meant: "/v1/users:import" before "/v1/{id}".
         found.sort(key=lambda rule: (-len(rule[0].replace("[^/]+", "").replace(".+", "")), rule))
-    return f"local RULES = {_table(rules)}\nlocal TYPES = {_table(types)}\n{_STRICT}"
+    return f"{_RARELY}local RULES = {_table(rules)}\nlocal TYPES = {_table(types)}\n{_STRICT}"
 
 
 def repeats(services: Iterable[Service]) -> str:
@@ -59,7 +64,7 @@ def repeats(services: Iterable[Service]) -> str:
         fields |= {m.path: m.request_id for m in service.methods if m.is_marked}
         purses |= {m.path: number for m in service.methods if m.is_repeated}
     numbers = "".join(f"local {name} = {value}\n" for name, value in _BUDGET.items())
-    return f"local FIELDS = {_table(fields)}\nlocal PURSES = {_table(purses)}\n{numbers}{_REPEATS}"
+    return f"{_RARELY}local FIELDS = {_table(fields)}\nlocal PURSES = {_table(purses)}\n{numbers}{_REPEATS}"
 
 
 def _bodies(method: MethodDescriptor, types: dict[str, dict[str, str]]) -> Iterator[tuple[str, str, str]]:
