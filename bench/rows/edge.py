@@ -59,10 +59,10 @@ def create(site: Site) -> Mapping[str, Finding]:
 def fed(site: Site) -> Finding:
     """What it costs that routes, clusters and filters arrive."""
     samples = Samples()
-    # Two Envoys of one configuration differ by some per cent for as long as they live: three pairs of them.
-    for _ in range(3 if site.scale == 1.0 else 1):
+    # Two Envoys of one configuration differ by some per cent for as long as they live: many pairs, of few calls each.
+    for _ in range(6 if site.scale == 1.0 else 1):
         with edges(site, {"all": ()}) as job:
-            samples.extend(site.compare(f"{_ARMS}fed", job, calls=1200, processes=1))
+            samples.extend(site.compare(f"{_ARMS}fed", job, calls=600, processes=1))
         site.sweep()
     return samples.compared("fed")
 
