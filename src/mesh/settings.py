@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from mesh.errors import InvalidName, SettingsError
-from mesh.instance import Endpoint, Network, check_instance_id
+from mesh.instance import Endpoint, check_instance_id
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _PREFIX = re.compile(r"[A-Za-z0-9._~-]{1,64}(/[A-Za-z0-9._~-]{1,64}){0,7}")
@@ -73,11 +75,8 @@ class Settings:
     log_level: str = "INFO"
 
     def __post_init__(self) -> None:
-        for network in self.networks:
-            try:
-                Network.parse(network)
-            except InvalidName as e:
-                raise SettingsError(f"networks: {e}") from e
+        if self.networks:
+            _networks("networks", self.networks)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None, **overrides: Any) -> Self:
@@ -103,7 +102,7 @@ class Settings:
             "concurrency_max": read.whole("MESH_CONCURRENCY_MAX", 1000, low=0, high=100_000),
             "reflection": read.switch("MESH_REFLECTION", True),
             "metrics": read.text("MESH_METRICS"),
-            "networks": tuple(read.networks("MESH_NETWORKS")),
+            "networks": read.networks("MESH_NETWORKS"),
             "log_level": read.level("MESH_LOG_LEVEL", "INFO"),
         } | overrides
         if values["instance_id"]:
@@ -115,6 +114,16 @@ class Settings:
 
     def __repr__(self) -> str:
         return f"Settings(etcd={','.join(map(str, self.etcd))}, prefix={self.prefix!r}, listen={self.listen!r})"
+
+
+def _networks(name: str, texts: Iterable[str]) -> tuple[str, ...]:
+    """Return them as they are written for short; raise SettingsError for one that is none."""
+    from mesh.network import Network  # where there are any
+
+    try:
+        return tuple(str(Network.parse(text)) for text in texts)
+    except InvalidName as e:
+        raise SettingsError(f"{name}: {e}") from e
 
 
 class _Reader:
@@ -131,7 +140,8 @@ class _Reader:
         if not file:
             return self._env.get(name, "")
         try:
-            return Path(file).read_text().rstrip("\n")
+            with open(file) as text:
+                return text.read().rstrip("\n")
         except (OSError, UnicodeDecodeError) as e:
             why = e.strerror if isinstance(e, OSError) else "it is not text in UTF-8"
             raise SettingsError(f"{name}_FILE: cannot read {file}: {why}") from e
@@ -179,12 +189,9 @@ class _Reader:
         except InvalidName as e:
             raise SettingsError(f"{name}: {e}") from e
 
-    def networks(self, name: str) -> Iterator[str]:
-        for part in self.text(name).replace(",", " ").split():
-            try:
-                yield str(Network.parse(part))
-            except InvalidName as e:
-                raise SettingsError(f"{name}: {e}") from e
+    def networks(self, name: str) -> tuple[str, ...]:
+        texts = self.text(name).replace(",", " ").split()
+        return _networks(name, texts) if texts else ()
 
     def tls(self, name: str) -> TLSFiles | None:
         ca, cert, key = (self.text(f"{name}_{part}") for part in ("CA", "CERT", "KEY"))
@@ -192,6 +199,8 @@ class _Reader:
             return None
         if not ca or bool(cert) != bool(key):
             raise SettingsError(f"{name}_CA, {name}_CERT and {name}_KEY go together: name all three, or the CA alone")
+        from pathlib import Path  # a process without TLS needs none to begin
+
         files = TLSFiles(Path(ca), Path(cert) if cert else None, Path(key) if key else None)
         for file in (files.ca, files.cert, files.key):
             if file is not None and not os.access(file, os.R_OK):

@@ -16,9 +16,9 @@ from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 from mesh.controlplane import ControlPlane
 from mesh.errors import SettingsError
 from mesh.instance import State, View
-from mesh.telemetry.metrics import XDS_NACKS, XDS_REFUSED
 from mesh.xds.resources import CLUSTER, ENDPOINTS, EXTENSION, LISTENER, ROUTES
 from support.ads import Ads
+from support.counted import counted
 from support.views import Views, instance
 from users.v1 import users_pb2_grpc  # noqa: F401  its descriptors are the contract
 
@@ -81,13 +81,13 @@ async def test_delta_is_unimplemented() -> None:
 
 @story
 async def test_unknown_type_is_ignored_and_counted() -> None:
-    before = XDS_REFUSED.labels("unknown_type")._value.get()
+    before = counted("mesh_xds_requests_refused_total", reason="unknown_type")
     async with mesh_of(1001) as (_, plane), Ads(plane.endpoint) as ads:
         await ads.ask("type.googleapis.com/no.such.Type")
         await ads.ask(CLUSTER)
 
         assert (await ads.take()).type_url == CLUSTER
-    assert XDS_REFUSED.labels("unknown_type")._value.get() == before + 1
+    assert counted("mesh_xds_requests_refused_total", reason="unknown_type") == before + 1
 
 
 @story
@@ -162,13 +162,13 @@ async def test_service_that_vanished_is_still_routed() -> None:
 
 @story
 async def test_refusal_is_counted_and_not_answered_with_the_same_again() -> None:
-    before = XDS_NACKS.labels("CDS")._value.get()
+    before = counted("mesh_xds_nacks_total", type="CDS")
     async with mesh_of(1001) as (_, plane), Ads(plane.endpoint) as ads:
         await ads.ask(CLUSTER)
         await ads.answer(await ads.take(), error="I will not have it")
         await ads.silent()
 
-    assert XDS_NACKS.labels("CDS")._value.get() == before + 1
+    assert counted("mesh_xds_nacks_total", type="CDS") == before + 1
 
 
 @story

@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from mesh.telemetry.metrics import XDS_NACKS
+from support.counted import counted
 from support.front import SERVICE, Front
 from users.v1 import users_pb2, users_pb2_grpc
 
@@ -39,7 +39,7 @@ asyncio.run(main())
 
 
 def refusals() -> float:
-    return sum(XDS_NACKS.labels(kind)._value.get() for kind in ("LDS", "RDS", "CDS", "EDS"))
+    return sum(counted("mesh_xds_nacks_total", type=kind) for kind in ("LDS", "RDS", "CDS", "EDS"))
 
 
 def calls(front: Front) -> list[int]:

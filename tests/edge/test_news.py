@@ -12,8 +12,8 @@ import pytest
 
 from mesh.controlplane import catalog
 from mesh.instance import Instance, State
-from mesh.telemetry.metrics import XDS_NACKS
 from mesh.xds.transcoder import transcoder
+from support.counted import counted
 from support.front import SERVICE, Front, Tiny, TinyUsers
 from support.http1 import Client
 from support.ports import free_port
@@ -68,17 +68,17 @@ def test_refused_news_leave_the_last_good_and_are_counted(tmp_path: Path, monkey
     async def story() -> None:
         async with Front(tmp_path) as front:
             client = Client(front.address)
-            before = XDS_NACKS.labels("ECDS")._value.get()
+            before = counted("mesh_xds_nacks_total", type="ECDS")
             with monkeypatch.context() as patch:
                 patch.setattr(catalog, "transcoder", lambda _, services: transcoder(b"no descriptors", services))
                 front.views.set_policy(SERVICE, b'{"timeout": "3s"}')
-                await until(lambda: XDS_NACKS.labels("ECDS")._value.get() == before + 1)
+                await until(lambda: counted("mesh_xds_nacks_total", type="ECDS") == before + 1)
                 assert (await client.ask("GET", "/v1/users")).status == 200
                 # Whatever would have been sent again would have come before news that are sent now.
                 told = front.envoy.stats(ENDPOINTS).popitem()[1]
                 front.views.set(SERVICE, *front.instances(), _nobody(front))
                 await until(lambda: front.envoy.stats(ENDPOINTS).popitem()[1] == told + 1)
-                assert XDS_NACKS.labels("ECDS")._value.get() == before + 1
+                assert counted("mesh_xds_nacks_total", type="ECDS") == before + 1
                 pushed = front.envoy.stats("http.edge.rds.front.update_success")
                 assert pushed["http.edge.rds.front.update_success"] == 2
             front.views.set_policy(SERVICE, b'{"timeout": "4s"}')

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mesh.controlplane import ControlPlane
 from mesh.instance import Instance
-from mesh.telemetry.metrics import XDS_NACKS, XDS_STREAMS
+from support.counted import counted
 from support.front import SERVICE, Tiny
 from support.views import Views, instance
 
@@ -80,7 +80,7 @@ async def gain(*instances: Tiny) -> None:
 
 
 def refusals() -> float:
-    return sum(XDS_NACKS.labels(kind)._value.get() for kind in ("LDS", "RDS", "CDS", "EDS"))
+    return sum(counted("mesh_xds_nacks_total", type=kind) for kind in ("LDS", "RDS", "CDS", "EDS"))
 
 
 def test_proxyless_client_follows_the_registry_without_a_failed_call(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_proxyless_client_keeps_calling_while_the_control_plane_is_away(tmp_path
             await gain(one)
             async with ControlPlane(views, address):
                 async with asyncio.timeout(20):  # its client asks again after a second or more
-                    while XDS_STREAMS.labels("grpc")._value.get() == 0:
+                    while counted("mesh_xds_streams", client="grpc") == 0:
                         await asyncio.sleep(0.02)
                 await gain(one)
                 calls, failed, told = await finish(process)

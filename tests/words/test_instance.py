@@ -13,12 +13,12 @@ from mesh.instance import (
     AttemptRecord,
     Endpoint,
     Instance,
-    Network,
     State,
     View,
     check_instance_id,
     check_service_name,
 )
+from mesh.network import Network
 
 HOSTILE = [
     "",

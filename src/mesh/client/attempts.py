@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc import aio
 
-from mesh.client.balance import Balance, Ride
 from mesh.client.connection import Connection
 from mesh.client.course import Course
 from mesh.client.ended import LOCALLY_CANCELLED, WRITE_FAILED, peek, was_cancelled_here
@@ -39,6 +38,8 @@ from mesh.telemetry import metrics, tracing
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
+
+    from mesh.client.balance import Balance
 
 _OK = grpc.StatusCode.OK
 _CANCELLED = grpc.StatusCode.CANCELLED
@@ -231,8 +232,11 @@ class Attempts(Course):
                 self._connection.given_up += 1
         elif code not in _OF_THE_ROAD:
             self._connection.answered += 1
-        if code == "RESOURCE_EXHAUSTED" and isinstance(self._permit, Ride):
-            self._permit.refused = True
+        if code == "RESOURCE_EXHAUSTED" and self._balance is not None:
+            from mesh.client.balance import Ride  # loaded already, by whoever has a balance
+
+            if isinstance(self._permit, Ride):
+                self._permit.refused = True
         took = now - self._attempt_started
         # An error that is an answer (NOT_FOUND) says nothing of how long good calls take.
         kind = self._method.timed if outcome is not Outcome.SUCCESS else None

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable
+from functools import cache
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 from grpc import aio
 
-from mesh.client.call import Call, UnaryUnaryCall
-from mesh.client.hedging import HedgedCall
+from mesh.client.call import UnaryUnaryCall
 from mesh.client.judging import is_repeatable
 from mesh.client.method import CACHED, Method
 from mesh.client.policies import ServicePolicies
 from mesh.client.pool import Pool
-from mesh.client.streams import StreamStreamCall, StreamUnaryCall, UnaryStreamCall
+
+if TYPE_CHECKING:
+    from mesh.client.call import Call
 
 _Serialize = Callable[[Any], bytes] | None
 _Deserialize = Callable[[bytes], Any] | None
@@ -150,10 +152,24 @@ class Channel(aio.Channel):
         return found
 
 
+# A stub makes what makes its calls all at once; most clients begin with a plain one and need no more for it.
+@cache
+def _hedged() -> type[UnaryUnaryCall]:
+    from mesh.client.hedging import HedgedCall
+
+    return HedgedCall
+
+
+@cache
+def _stream(kind: str) -> type[Call]:
+    from mesh.client.streams import StreamStreamCall, StreamUnaryCall, UnaryStreamCall
+
+    kinds = {"unary_stream": UnaryStreamCall, "stream_unary": StreamUnaryCall, "stream_stream": StreamStreamCall}
+    return kinds[kind]
+
+
 class _MultiCallable:
     """Makes the calls of one method."""
-
-    _call: type[Call]
 
     def __init__(self, channel: Channel, method: Method) -> None:
         self._channel = channel
@@ -164,7 +180,7 @@ class _MultiCallable:
         pool = self._pool
         if pool.closed or pool.loop is not asyncio.get_running_loop():
             self._channel.open()
-        return self._call(self._method, request, *options)
+        return _stream(self._method.kind)(self._method, request, *options)
 
 
 class UnaryUnary(_MultiCallable, aio.UnaryUnaryMultiCallable[Any, Any]):
@@ -185,14 +201,12 @@ class UnaryUnary(_MultiCallable, aio.UnaryUnaryMultiCallable[Any, Any]):
         if pool.closed or pool.loop is not asyncio.get_running_loop():
             self._channel.open()
         method = self._method
-        kind = HedgedCall if method.is_hedged and is_repeatable(method.policy, request) else UnaryUnaryCall
+        kind = _hedged() if method.is_hedged and is_repeatable(method.policy, request) else UnaryUnaryCall
         return kind(method, request, timeout, metadata, credentials, wait_for_ready, compression)
 
 
 class UnaryStream(_MultiCallable, aio.UnaryStreamMultiCallable[Any, Any]):
     """One request, a stream of responses."""
-
-    _call = UnaryStreamCall
 
     def __call__(
         self,
@@ -211,8 +225,6 @@ class UnaryStream(_MultiCallable, aio.UnaryStreamMultiCallable[Any, Any]):
 class StreamUnary(_MultiCallable, aio.StreamUnaryMultiCallable[Any, Any]):
     """A stream of requests, one response."""
 
-    _call = StreamUnaryCall
-
     def __call__(
         self,
         request_iterator: Any = None,
@@ -228,8 +240,6 @@ class StreamUnary(_MultiCallable, aio.StreamUnaryMultiCallable[Any, Any]):
 
 class StreamStream(_MultiCallable, aio.StreamStreamMultiCallable[Any, Any]):
     """Streams both ways."""
-
-    _call = StreamStreamCall
 
     def __call__(
         self,

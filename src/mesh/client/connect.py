@@ -13,12 +13,12 @@ from mesh.clock import Clock, Dice
 from mesh.instance import Endpoint, check_service_name
 from mesh.policy import Balancer, BalancerPolicy, MethodPolicy
 from mesh.settings import Settings
-from mesh.store import Store
 from mesh.telemetry import tracing
 from mesh.wallclock import CLOCK, DICE
 
 if TYPE_CHECKING:
     from mesh.registry.resolver import Resolver
+    from mesh.store import Store
 
 
 def connect(

@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc import aio
 
 from mesh.client.options import connection_options, target_of
-from mesh.client.sync_twin import Twins, connector
-from mesh.client.thread import LoopThread
+
+if TYPE_CHECKING:
+    from mesh.client.sync_twin import Twins
+    from mesh.client.thread import LoopThread
 
 # gRPC's core fails the calls of a connection that broke before it has the channel say that it did, by up to a
 # millisecond on a busy machine. So it is asked so many times more, so many seconds apart; once takes a microsecond.
@@ -36,7 +39,7 @@ class Connection:
             self.channel = aio.secure_channel(target, credentials, options=options)
         self.twins: Twins | None = None
         """Connections of the blocking kind beside this one, where threads make calls themselves."""
-        self._connect_twin = connector(target, credentials, options)
+        self._made_of = target, credentials, options
         self.in_flight = 0
         # For `mesh.resilience.stall`, which says what they are.
         self.streams = self.answered = self.given_up = 0
@@ -58,7 +61,9 @@ class Connection:
     def twins_of(self, thread: LoopThread) -> Twins:
         """Return the connections for calls that threads make themselves. Call it with the loop's lock."""
         if self.twins is None:
-            self.twins = Twins(thread, self._connect_twin)
+            from mesh.client.sync_twin import Twins, connector
+
+            self.twins = Twins(thread, connector(*self._made_of))
         return self.twins
 
     def call_failed(self) -> None:

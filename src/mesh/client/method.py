@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prometheus_client import Counter
-
-from mesh.client.pacer import Pacer
 from mesh.client.pool import MAX_TIMEOUT, Pool
 from mesh.client.roster import Slot
 from mesh.client.tally import Tally
 from mesh.policy import MethodPolicy
 from mesh.telemetry import metrics
+
+if TYPE_CHECKING:
+    from prometheus_client import Counter
+
+    from mesh.client.pacer import Pacer
 
 CACHED = 1024
 """Methods remembered per channel. Stubs and serializers that are made anew for each call must not fill the memory."""
@@ -86,6 +88,8 @@ class Method:
         """Seconds of one attempt. A stream of responses lasts as long as its caller listens."""
         self.is_hedged = policy.hedging.max_attempts > 1 and self.kind == "unary_unary"
         if self.is_hedged and self.pacer is None:
+            from mesh.client.pacer import Pacer
+
             self.pacer = Pacer(self)
 
     def on(self, slot: Slot) -> Any:

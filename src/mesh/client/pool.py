@@ -1,6 +1,9 @@
 """Connections to every instance of one service, kept as the roster asks, and the waiting for one that can be called.
 
 State changes in plain functions without an await; tasks only wait and then call them. One event loop owns a pool.
+
+What the first call of most clients does not need (balancers, certificates, probes for the fleet) is imported where it
+is used: a process begins sooner.
 """
 
 from __future__ import annotations
@@ -9,12 +12,9 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Callable, Collection, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mesh import credentials
-from mesh.client.balance import Balance, instances_of, without
 from mesh.client.connection import Connection
-from mesh.client.fleet_probe import FleetProbe
 from mesh.client.lookout import Lookout
 from mesh.client.policies import ServicePolicies
 from mesh.client.roster import Changes, Picked, Roster, Slot
@@ -28,6 +28,12 @@ from mesh.resilience.budget import Budget
 from mesh.resilience.outcome import FORCED_OPEN
 from mesh.settings import TLSFiles
 from mesh.telemetry import metrics
+
+if TYPE_CHECKING:
+    import grpc
+
+    from mesh.client.balance import Balance
+    from mesh.client.fleet_probe import FleetProbe
 
 _log = logging.getLogger("mesh.client")
 
@@ -74,8 +80,13 @@ class Pool:
         """Who we are, for the choice of a subset: the same for as long as we live."""
         self._told = View(service)
         self._tls = tls
-        self._credentials = credentials.channel_credentials(tls) if tls is not None else None
-        self._fingerprint = credentials.fingerprint(tls) if tls is not None else ""
+        self._credentials: grpc.ChannelCredentials | None = None
+        self._fingerprint = ""
+        if tls is not None:
+            from mesh import credentials
+
+            self._credentials = credentials.channel_credentials(tls)
+            self._fingerprint = credentials.fingerprint(tls)
         self._drain = drain
         self._waiters: set[asyncio.Future[None]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -92,6 +103,8 @@ class Pool:
         self.loop = loop
         self._source.open(self._view_changed, self._override)
         if (shared := self._source.shared) is not None:
+            from mesh.client.fleet_probe import FleetProbe
+
             self._probes = FleetProbe(*shared, self.service, self.clock, self.dice, self.spawn)
         if self._tls is not None:
             self.spawn(self._renew())
@@ -182,11 +195,18 @@ class Pool:
         if self.closed:
             return
         self._told = view
+        if self._balanced_by.subset_size:
+            view = self._part_of(view)
+        self._apply(self.roster.update(view))
+
+    def _part_of(self, view: View) -> View:
+        from mesh.client.balance import instances_of, without
+
         part = instances_of(view, self.roster.slots, self._balanced_by, self._client, self._zone)
         left = without(view, part, self.roster.slots)
         if left is not part:
             self._apply(self.roster.update(left))
-        self._apply(self.roster.update(part))
+        return part
 
     def _override(self, text: bytes | None) -> None:
         self._policies.override(text)
@@ -198,6 +218,8 @@ class Pool:
         policy = self._policies.balancer
         if policy == self._balanced_by:
             return
+        from mesh.client.balance import Balance
+
         self._balanced_by = policy
         self.balance = Balance.of(policy, self._zone, self.dice)
         self._arrange()
@@ -242,6 +264,8 @@ class Pool:
         await slot.connection.close(self._drain)
 
     async def _renew(self) -> None:
+        from mesh import credentials
+
         assert self._tls is not None
         while True:
             await self.clock.sleep(_RENEWAL_PAUSE)

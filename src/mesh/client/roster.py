@@ -17,15 +17,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mesh.balancing.picker import Candidate
 from mesh.balancing.round_robin import RoundRobin
 from mesh.instance import Endpoint, Instance, State, View
 from mesh.policy import BreakerMode, BreakerPolicy
 from mesh.resilience.breaker import Breaker, BreakerState, Cause, OnChange, Permit, is_panic
 from mesh.resilience.outcome import Outcome
 from mesh.resilience.peers import Peers
+
+if TYPE_CHECKING:
+    from mesh.balancing.picker import Candidate
 
 UNCOUNTED = Permit(Breaker(BreakerPolicy()), -1)
 """Handed out in panic: nothing that it is told can change a breaker."""

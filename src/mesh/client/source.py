@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Protocol
 from mesh.clock import Clock, Dice
 from mesh.instance import Endpoint, Instance, View
 from mesh.settings import Settings
-from mesh.store import Store
 
 if TYPE_CHECKING:
     from mesh.registry.resolver import Resolver, Subscription
+    from mesh.store import Store
 
 Listener = Callable[[View], None]
 Overrides = Callable[[bytes | None], None]

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from prometheus_client import Counter, Histogram
+if TYPE_CHECKING:
+    from prometheus_client import Counter, Histogram
 
 # Prometheus reads every 15 s or so; a person who looks at the page after a call sees it.
 _FLUSH_AFTER = 0.05

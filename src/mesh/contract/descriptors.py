@@ -6,7 +6,6 @@ An instance puts these bytes into the store under their digest; the control plan
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -81,6 +80,8 @@ def _add_with_imports(file: FileDescriptor, files: dict[str, FileDescriptor]) ->
 
 def digest(contract: bytes) -> str:
     """Return the SHA-256 of a descriptor set in hex: its name in the store."""
+    import hashlib  # callers name no contract
+
     return hashlib.sha256(contract).hexdigest()
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import grpc
-from google.protobuf import duration_pb2, json_format
+from google.protobuf import duration_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions, ServiceOptions
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -65,6 +65,8 @@ def policies_of_set(
 
 def read_override(text: bytes) -> policy_pb2.Policy:
     """Parse an operator's override, protobuf JSON; raise ContractError in one sentence if it is none."""
+    from google.protobuf import json_format  # few services have one, and clients begin sooner without
+
     try:
         return json_format.Parse(text, policy_pb2.Policy())
     except (json_format.ParseError, UnicodeDecodeError) as e:

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from prometheus_client import Gauge
 
 from mesh.errors import RecordError
-from mesh.instance import Instance, Network, State, View
+from mesh.instance import Instance, State, View
+from mesh.network import Network
 from mesh.registry.record import decode
 from mesh.registry.roster import Roster
 from mesh.store import Entry
