@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mesh.balancing.reported import BLACKOUT, EXPIRATION, ReportedWeight
@@ -63,6 +63,7 @@ def test_a_new_connection_begins_anew() -> None:
     assert weight.at(20.0 + BLACKOUT) == 200
 
 
+@example([(0.0, 2.3e-308, 4.0, 0.0), (10.0, 0.0, 0.0, 0.0)])
 @given(st.lists(st.tuples(st.floats(0, 400), st.floats(), st.floats(), st.floats()), max_size=20))
 def test_no_report_makes_a_weight_that_is_no_number(reports) -> None:
     weight, now = ReportedWeight(), 0.0

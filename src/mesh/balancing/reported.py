@@ -31,8 +31,9 @@ class ReportedWeight:
 
     def report(self, now: float, utilization: float, queries: float, errors: float) -> None:
         """Take over a report, the latter two per second. One without utilisation or queries says nothing."""
-        # Written so that a NaN says nothing either.
-        if not (0.0 < utilization < 1e9 and 0.0 < queries < 1e9):
+        # Written so that a NaN says nothing either. The least of floats is no load: its inverse is infinite, and such a
+        # weight would make nothing of all others.
+        if not (1e-9 < utilization < 1e9 and 0.0 < queries < 1e9):
             return
         penalty = errors / queries * ERROR_PENALTY if 0.0 < errors < 1e9 else 0.0
         self._forget_if_stale(now)
