@@ -91,6 +91,18 @@ def _balanced(kind: Balancer, size: int) -> Callable[[int], None]:
     return run
 
 
+def _looks(size: int) -> Callable[[int], None]:
+    """Nothing but looks at two loads of so many: what their way from memory costs."""
+    loads = [Candidate(i, str(i.endpoint)).load for i in fleet(size)]
+    draw = random.Random(1).random
+
+    def run(looks: int) -> None:
+        for _ in range(looks):
+            loads[int(draw() * size)].in_flight, loads[int(draw() * size)].in_flight
+
+    return run
+
+
 @asynccontextmanager
 async def picks(job: Mapping[str, Any]) -> AsyncIterator[Arms]:
     """Picks over a few endpoints, and over many."""
@@ -99,7 +111,8 @@ async def picks(job: Mapping[str, Any]) -> AsyncIterator[Arms]:
         _turns(size, record=job["record"]) if kind is Balancer.ROUND_ROBIN else _balanced(kind, size)
         for size in (FEW, MANY)
     )
-    yield Arm(few), {"many": Arm(many)}
+    looks = {f"looks at {size}": Arm(_looks(size)) for size in (FEW, MANY)} if kind is Balancer.LEAST_LOADED else {}
+    yield Arm(few), {"many": Arm(many), **looks}
 
 
 class _Host:

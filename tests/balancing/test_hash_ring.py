@@ -8,7 +8,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.balancing.hash_ring import HashRing, place
+from mesh.balancing.hash_ring import POINTS, HashRing, _points_of, place
 from support.candidates import candidates, even
 
 KEYS = [f"user-{n}".encode() for n in range(2000)]
@@ -67,6 +67,21 @@ def test_weights_are_shares_of_the_keys() -> None:
 
 def test_a_common_factor_of_all_weights_moves_no_key() -> None:
     assert owners(candidates([1, 2, 3])) == owners(candidates([100, 200, 300]))
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 60), st.lists(st.binary(max_size=12), max_size=50))
+def test_the_owner_of_a_key_is_that_of_the_next_point(size: int, keys: list[bytes]) -> None:
+    """Held against a search in all of the ring: the tables of its parts change nothing."""
+    ring: HashRing[int] = HashRing()
+    known = even(size)
+    ring.replace(known, 0.0)
+    points = sorted((p, c.item) for c in known for p in _points_of(c.id, POINTS))
+    for key in keys:
+        after = [owner for point, owner in points if point >= place(key)]
+        assert ring.pick(0.0, 0.0, (), key).item == (after[0] if after else points[0][1])
+    for draw in (0.0, 1.0 - 2**-53):
+        assert ring.pick(0.0, draw) is not None
 
 
 def test_calls_without_a_key_go_anywhere() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,6 +27,57 @@ def test_at_every_moment_nobody_is_two_turns_from_his_share(given_weights: list[
     for number, weight in enumerate(given_weights):
         share = times * weight / sum(given_weights)
         assert abs(counts[number] - share) <= 1 + len(given_weights) * weight / sum(given_weights)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=12), st.floats(0, 1, exclude_max=True), st.integers(1, 200))
+def test_whoever_is_picked_is_due_first(given_weights: list[int], start: float, times: int) -> None:
+    """Held against gRFC A58's own form of it: a due of each, of which the least is looked for."""
+    picker: WeightedRoundRobin[int] = WeightedRoundRobin(start=start)
+    picker.replace(candidates(given_weights), 0.0)
+    dues = [((start + n * 0.6180339887498949) % 1.0) / weight for n, weight in enumerate(given_weights, 1)]
+    for _ in range(times):
+        picked = picker.pick(0.0, 0.0).item
+        assert dues[picked] == pytest.approx(min(dues))
+        dues[picked] += 1 / given_weights[picked]
+
+
+@given(st.lists(st.sampled_from([1, 3]), min_size=2, max_size=8), st.integers(0, 40), st.data())
+def test_a_further_attempt_changes_turns_with_another_of_its_weight(
+    given_weights: list[int], before: int, data: st.DataObject
+) -> None:
+    """Nobody's share moves by more than the two turns that change hands."""
+    picker: WeightedRoundRobin[int] = WeightedRoundRobin()
+    known = candidates(given_weights)
+    picker.replace(known, 0.0)
+    counts = pick_often(picker, before)
+    tried = data.draw(st.lists(st.sampled_from(known), max_size=len(known) - 1))
+    further = picker.pick(0.0, 0.0, tried)
+    assert further is not None
+    assert further not in tried
+    counts[further.item] += 1
+    counts += pick_often(picker, 40 * len(known))
+    total = sum(counts.values())
+    for number, weight in enumerate(given_weights):
+        share = total * weight / sum(given_weights)
+        assert abs(counts[number] - share) <= 2 + len(given_weights) * weight / sum(given_weights)
+
+
+def test_one_that_was_tried_has_the_next_turn_of_its_weight() -> None:
+    known = even(4)
+    picker: WeightedRoundRobin[int] = WeightedRoundRobin()
+    picker.replace(known, 0.0)
+    order = [picker.pick(0.0, 0.0) for _ in range(4)]
+    assert picker.pick(0.0, 0.0, [order[0]]) is order[1]
+    assert [picker.pick(0.0, 0.0) for _ in range(3)] == [order[0], order[2], order[3]]
+
+
+def test_where_all_of_a_weight_were_tried_those_of_another_are_due() -> None:
+    known = candidates([1, 3, 3])
+    picker: WeightedRoundRobin[int] = WeightedRoundRobin()
+    picker.replace(known, 0.0)
+    assert {picker.pick(0.0, 0.0, known[1:]).item for _ in range(3)} == {0}
+    assert picker.pick(0.0, 0.0, known) is None
 
 
 def test_turns_are_mixed() -> None:
