@@ -7,6 +7,8 @@ import gc
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -596,18 +598,38 @@ def test_threads_get_their_turn_beside_a_busy_loop(channel: Any) -> None:
     assert longest < 3
 
 
-def test_a_forked_child_is_told_to_connect_anew(channel: Any) -> None:
+FORKED = """
+import os
+from concurrent.futures import ThreadPoolExecutor
+import grpc, mesh
+
+server = grpc.server(ThreadPoolExecutor(4))
+unary = grpc.unary_unary_rpc_method_handler(lambda request, context: request)
+server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.Test", {"UU": unary}),))
+address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+server.start()
+with mesh.blocking.connect("t.Test", endpoints=[address]) as channel:
+    call = channel.unary_unary("/t.Test/UU")
+    call(b"x", timeout=10)
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            channel.unary_unary(UU)(b"x")
+            call(b"x")
         except RuntimeError as e:
             status = 0 if "call mesh.blocking.connect in the child" in str(e) else 2
         finally:
             os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert channel.unary_unary(UU)(b"x") == b"x"
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), call(b"x", timeout=10))
+server.stop(None)
+"""
+
+
+def test_a_forked_child_is_told_to_connect_anew() -> None:
+    """gRPC's own fork handlers are off: they crash every other such child before it comes to us (grpcio 1.85)."""
+    env = {**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0"}
+    done = subprocess.run([sys.executable, "-c", FORKED], env=env, capture_output=True, text=True, timeout=60)
+    assert (done.stdout.split(), done.returncode) == (["0", "b'x'"], 0), done.stderr
 
 
 def test_a_callback_must_not_make_a_blocking_call(channel: Any) -> None:
