@@ -66,6 +66,7 @@ async def hung(site: Site) -> None:
     "grey: one instance takes 500 ms",
     "ejected ≤ 5 s; afterwards p99 ≤ 2 × healthy; never more than half ejected",
     rule=Rule(p99_factor=2.0),
+    note="p99 from 5 s on is held against that of the 20 s before, as many calls",
     known="Envoy has no rule for slow instances; it hedges reads, and goes on to send each its share",
     soak=True,
 )
