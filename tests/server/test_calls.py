@@ -185,6 +185,45 @@ def test_a_servicer_may_still_abort_or_set_a_code_as_plain_grpc_has_it() -> None
     asyncio.run(story())
 
 
+def test_a_handler_sees_all_that_plain_grpc_shows_of_a_call() -> None:
+    class Curious(EchoServicer):
+        async def Unary(self, request: Any, context: Any) -> Any:
+            seen = {
+                name for name in dir(grpc.aio.ServicerContext) if not name.startswith("_") and hasattr(context, name)
+            }
+            assert ("asked", "yes") in context.invocation_metadata()
+            assert context.peer().startswith("ipv4:127.0.0.1:")
+            return EchoResponse(text=" ".join(sorted(seen)))
+
+    async def story() -> None:
+        async with echo(servicer=Curious()) as (stub, _):
+            seen = (await stub.Unary(EchoRequest(), metadata=(("asked", "yes"),))).text.split()
+        assert seen == [name for name in dir(grpc.aio.ServicerContext) if not name.startswith("_")]
+
+    asyncio.run(story())
+
+
+def test_the_time_of_each_answer_is_counted_where_prometheus_would() -> None:
+    async def story() -> None:
+        labels = {"service": SERVICE, "method": "Unary"}
+
+        def told() -> list[float]:
+            name = "mesh_server_call_seconds"
+            return [_count(f"{name}_bucket", **labels, le=le) for le in ("0.025", "0.1", "+Inf")] + [
+                _count(f"{name}_{what}", **labels) for what in ("count", "sum")
+            ]
+
+        before = told()
+        async with echo() as (stub, _):
+            await stub.Unary(EchoRequest(sleep=0.03))
+        soon, later, always, count, seconds = (now - then for now, then in zip(told(), before, strict=True))
+        assert (soon, always, count) == (0, 1, 1)
+        assert seconds >= 0.03
+        assert later == (seconds <= 0.1)
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize("path", ["/echo.v1.EchoService/Missing", "/echo.v1.EchoService/Nope", "/a.b.C/D", "/nonsense"])
 def test_what_nobody_serves_is_unimplemented_at_once_even_as_a_stream_without_a_request(path: str) -> None:
     async def story() -> None:

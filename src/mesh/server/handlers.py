@@ -135,20 +135,28 @@ _Behave = Callable[[Any, Any], Awaitable[Any]]
 
 
 def _unary_unary(method: ServedMethod, behave: _Behave, parse: _Parse, serialize: _Serialize) -> Any:
+    limiter = method.admission.limiter if method.admission is not None else None
+
     async def answer(request: bytes, context: Any) -> bytes:
         call = ServedCall(method, context)
         try:
             if call.refused is not None:
                 raise TooLate
-            if not call.is_let_in():
-                await call.wait_to_be_let_in()
+            if limiter is not None:
+                # Few are in work: no question.
+                if limiter.in_work < limiter.free_below:
+                    limiter.begin()
+                    call.is_in = True
+                else:
+                    await call.enter()
             try:
                 message = parse(request)
             except Exception:
                 raise Unreadable from None
             response = await behave(message, call)
-            answered = b"" if context.code() else serialize(response)
-            call.finish()
+            code = context.code()
+            answered = b"" if code else serialize(response)
+            call.finish(code)
             return answered
         except BaseException as e:
             await call.fail(e)
@@ -163,8 +171,9 @@ def _stream_unary(method: ServedMethod, behave: _Behave, parse: _Parse, serializ
             if call.refused is not None:
                 raise TooLate
             response = await behave(requests, call)
-            answered = b"" if context.code() else serialize(response)
-            call.finish()
+            code = context.code()
+            answered = b"" if code else serialize(response)
+            call.finish(code)
             return answered
         except BaseException as e:
             await call.fail(e)
@@ -181,7 +190,7 @@ def _unary_stream(method: ServedMethod, behave: _Behave, parse: _Parse, serializ
             if call.refused is not None:
                 raise TooLate
             await behave(readable(request), call)
-            call.finish()
+            call.finish(context.code())
         except BaseException as e:
             await call.fail(e)
 
@@ -195,7 +204,7 @@ def _stream_stream(method: ServedMethod, behave: _Behave, parse: _Parse, seriali
             if call.refused is not None:
                 raise TooLate
             await behave(requests, call)
-            call.finish()
+            call.finish(context.code())
         except BaseException as e:
             await call.fail(e)
 

@@ -7,6 +7,7 @@ call costs a set entry and a comparison where a timer of its own would cost 4 % 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from mesh.clock import Clock
@@ -44,6 +45,8 @@ class CallsInHand:
         self._calls: set[Cuttable] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._next = _NEVER
+        self.discard: Callable[[Cuttable], None] = self._calls.discard
+        """Let go of a call that has ended."""
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -53,10 +56,6 @@ class CallsInHand:
         self._calls.add(call)
         if call.deadline < self._next:
             self._set_timer(call.deadline)
-
-    def discard(self, call: Cuttable) -> None:
-        """Let go of a call that has ended."""
-        self._calls.discard(call)
 
     def cut(self, streams_over: float | None = None) -> int:
         """Cut all calls, or the streams whose contract lets them run over so many seconds; return how many."""
