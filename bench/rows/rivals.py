@@ -25,7 +25,7 @@ LIKE = {"etcd": "mesh", "zero": "least"}
 """Which of ours each is measured beside: who calls in turns beside the same, and who calls the less loaded of two."""
 RATE = 1000.0
 """Calls a second, of which each of two instances gets one every 2 ms (`FINEST`)."""
-_REPEATS = 12
+_REPEATS = 10
 _SETTLE = 0.2
 """Seconds under load before an event."""
 _FOLLOW = 0.15
@@ -43,6 +43,14 @@ _EVENTS = {
     "join": "from registration to the first call on the new instance",
     "leave": "from SIGTERM and deregistration to the last call on the instance",
     "kill": "from kill -9 to the last attempt on the instance",
+}
+_LIMITS = {
+    "join": "The connection takes both about as long: READY after 1.45 ms in a bare grpc.aio channel, 1.37 in grpc-go "
+    "(medians of 75, to the same server, in turns). What is left is Python: an event of etcd costs a resolver that "
+    "has slept 0.7 ms of CPU, a bare grpc.aio stub in its place 0.4, and a channel takes 0.2 to 0.4 ms to make.",
+    "kill": "Of a connection that closed a bare grpc.aio channel knows after 0.55 ms, grpc-go after 0.35 (medians of "
+    "100, in turns): gRPC's core hands the news through three threads to Python's event loop. Calls that take their "
+    "turn in between go there. The milliseconds that a process takes to die are in both figures.",
 }
 _BY = {"etcd": "", "zero": ", by KIND_LEAST_LOADED"}
 
@@ -62,7 +70,9 @@ class Followed:
 
 def _specs() -> list[Spec]:
     about = [(e, text + _BY[r], r, name) for e, text in _EVENTS.items() for r, name in RIVALS.items()]
-    return [Spec(f"rivals.{e}.{r}", text, name, goal=1.0, noise=0.5) for e, text, r, name in about]
+    return [
+        Spec(f"rivals.{e}.{r}", text, name, goal=1.0, noise=0.5, limit=_LIMITS.get(e, "")) for e, text, r, name in about
+    ]
 
 
 @measures(
