@@ -128,6 +128,15 @@ def test_only_the_changed_endpoints_are_sent() -> None:
     assert names(response) == ["b"]
 
 
+def test_content_that_comes_back_after_nothing_was_due_is_sent_again() -> None:
+    stream = Stream()
+    stream.receive(ask(ENDPOINTS, "a"))
+    for content in (1, 2, 1, 2):
+        [response] = stream.due(snapshot(a=content))
+        stream.receive(answer(response, "a"))
+        assert stream.due(snapshot(a=content)) == stream.due(snapshot(a=content)) == []
+
+
 def test_clusters_are_always_sent_whole() -> None:
     stream = Stream()
     stream.receive(ask(CLUSTER))

@@ -19,6 +19,7 @@ Left out: the delta protocol, and resources that are deleted one by one.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mesh.errors import MeshError
@@ -72,8 +73,10 @@ class Response:
 class _Watch:
     """One type on this stream."""
 
-    names: frozenset[str] | None = frozenset()
-    """None: all."""
+    said: tuple[str, ...] | None = None
+    """The names in its last request."""
+    names: tuple[str, ...] | None = ()
+    """What these come to, sorted. None: all."""
     named: bool = False
     """Whether it ever asked by name."""
     claimed: str = ""
@@ -85,6 +88,8 @@ class _Watch:
     alone: list[str] = field(default_factory=list)
     """To be sent one by one, after a response of several was refused."""
     in_flight: tuple[Resource, ...] | None = None
+    settled: Mapping[str, Resource] | None = None
+    """What there was when nothing was due. While that is so, and the client says nothing, nothing is."""
     nonce: str = ""
     version: str = ""
 
@@ -92,7 +97,7 @@ class _Watch:
         everything = snapshot.all(type_url)
         if self.names is None:
             return dict(everything)
-        return {name: everything[name] for name in sorted(self.names) if name in everything}
+        return {name: everything[name] for name in self.names if name in everything}
 
     def state(self, asked: dict[str, Resource]) -> dict[str, str]:
         """Digests of what there is; an absence asked for by name is part of it."""
@@ -126,6 +131,7 @@ class Stream:
         if watch is None:
             claimed = request.version if self._lasts(request.type_url) else ""
             watch = self._watches[request.type_url] = _Watch(claimed=claimed)
+        watch.settled = None
         outcome = self._answered(request, watch) if request.nonce else Outcome.SUBSCRIBED
         self._subscribe(request, watch)
         return outcome
@@ -135,12 +141,13 @@ class Stream:
         responses = []
         for type_url in ORDER:
             watch = self._watches.get(type_url)
-            if watch is None or watch.in_flight is not None:
+            if watch is None or watch.in_flight is not None or watch.settled == snapshot.all(type_url):
                 continue
             news = (
                 self._whole(watch, snapshot, type_url) if type_url in WHOLE else self._parts(watch, snapshot, type_url)
             )
             if news is None:
+                watch.settled = snapshot.all(type_url)
                 continue
             responses.append(self._send(watch, type_url, news))
         return responses
@@ -174,16 +181,18 @@ class Stream:
         return Outcome.REFUSED
 
     def _subscribe(self, request: Request, watch: _Watch) -> None:
-        names = frozenset(request.names)
+        if request.names == watch.said:  # as in every answer of an Envoy
+            return
+        watch.said, names = request.names, frozenset(request.names)
         # "If a client sends a request of LDS or CDS without names, the server treats it as a wildcard; once a client
         # has named resources, an empty list means none."
         wildcard = "*" in names or (not names and request.type_url in WHOLE and not watch.named)
         watch.named = watch.named or bool(names)
-        watch.names = None if wildcard else names
-        if watch.names is not None:
-            for name in watch.sent.keys() - watch.names:
+        watch.names = None if wildcard else tuple(sorted(names))
+        if not wildcard:
+            for name in watch.sent.keys() - names:
                 del watch.sent[name]
-            for name in watch.refused.keys() - watch.names:
+            for name in watch.refused.keys() - names:
                 del watch.refused[name]
 
     def _whole(self, watch: _Watch, snapshot: Snapshot, type_url: str) -> tuple[Resource, ...] | None:
@@ -230,7 +239,7 @@ class Stream:
         # same. https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#resource-warming
         watch = self._watches.get(ENDPOINTS)
         if watch is not None:
-            watch.claimed = ""
+            watch.claimed, watch.settled = "", None
             for name in clusters:
                 watch.sent.pop(name, None)
 
