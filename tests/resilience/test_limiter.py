@@ -124,6 +124,18 @@ def test_nobody_is_let_in_without_a_question_while_all_are_to_ask() -> None:
     assert limiter.free_below == 6
 
 
+def test_where_all_are_to_ask_only_critical_calls_wait_and_the_others_are_refused_at_once() -> None:
+    limiter = full(8)
+    limiter.ask_all(True)
+    refused, _ = limiter.ask(Priority.DEFAULT)
+    assert refused is not None
+    assert refused.gone
+    critical, _ = limiter.ask(Priority.CRITICAL)
+    assert critical is not None
+    assert not critical.gone
+    assert limiter.end(None, 0, 0) is critical
+
+
 def test_a_limiter_tells_its_state() -> None:
     limiter = full(8)
     limiter.ask(Priority.DEFAULT)

@@ -23,7 +23,8 @@ What differs from it:
 
 Calls over the limit wait in a queue, a quarter of the limit in number and PATIENCE at the longest, which its caller
 counts; then they are refused. Priorities: "sheddable" calls use three quarters of the limit and never wait; "critical"
-ones wait in front and push the youngest other out of a full queue.
+ones wait in front and push the youngest other out of a full queue. While all are to ask, only these wait: the loop is
+busy then, and whoever waits hears of it a whole handler later.
 
 Left out: streams, whose time says nothing of the load. Calls that wait unseen because handlers compute in the event
 loop are brought into sight by `mesh.server.gate`.
@@ -38,8 +39,8 @@ from math import sqrt
 
 TOLERANCE = 2.0
 """Times slower than the reference that are still taken for good. Netflix says 1.5 of an average; ours is a minimum."""
-PATIENCE = 0.010
-"""Seconds that a call waits in the queue. Enough to even out a burst; a refusal must come while another try helps."""
+PATIENCE = 0.005
+"""Seconds that a call waits in the queue. Enough to even out a burst; in an overload most refusals take as long."""
 _WINDOW = 0.1
 _SAMPLES = 10
 _SMOOTHING = 0.2
@@ -159,7 +160,8 @@ class Limiter:
             return None, None
         self._pressed = True
         ticket, pushed = Ticket(priority), None
-        if priority is Priority.SHEDDABLE or not self._has_room():
+        hopeless = priority is Priority.SHEDDABLE or (self.asks_all and priority is Priority.DEFAULT)
+        if hopeless or not self._has_room():
             pushed = self._youngest_default() if priority is Priority.CRITICAL else None
             if pushed is None:
                 ticket.gone = True
