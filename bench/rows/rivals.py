@@ -226,7 +226,7 @@ def overhead(site: Site) -> dict[str, Finding]:
             kind: Rival(site, kind, etcd.endpoint, program=program, bases=[address], noted=False).process
             for kind in KINDS
         }
-        size = {"calls": site.calls(400), "count": 4 * site.rounds}
+        size = {"calls": site.calls(400), "count": 3 * site.rounds}
         ours = asyncio.run(rounds(_arm(raw["python"]), {kind: _arm(stacks[kind]) for kind in OURS}, **size))
         go = asyncio.run(rounds(_arm(raw["go"]), {rival: _arm(stacks[rival]) for rival in RIVALS}, **size))
     return {f"rivals.overhead.{rival}": _over(ours.compared(LIKE[rival]), go.compared(rival)) for rival in RIVALS}

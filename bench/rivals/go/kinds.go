@@ -25,6 +25,9 @@ const serviceConfig = `{"loadBalancingConfig": [{"round_robin": {}}], "methodCon
 
 // open makes the connection of a kind: raw ADDRESS, etcd ETCD PREFIX, or zero ETCD KEY.
 func open(kind string, words []string, notes *attempts) (*grpc.ClientConn, error) {
+	// go-zero writes to stdout once a minute wherever it is linked in, and there our answers stand.
+	logx.Disable()
+	stat.DisableLog()
 	insecurely := grpc.WithTransportCredentials(insecure.NewCredentials())
 	options := []grpc.DialOption{}
 	if notes.on {
@@ -52,8 +55,6 @@ func open(kind string, words []string, notes *attempts) (*grpc.ClientConn, error
 
 // zero makes a client of zrpc with its own defaults: nearest of two choices, breaker, tracing, its timeouts.
 func zero(etcd, key string, options []grpc.DialOption) (*grpc.ClientConn, error) {
-	logx.Disable()
-	stat.DisableLog()
 	var config zrpc.RpcClientConf
 	if err := conf.FillDefault(&config); err != nil {
 		return nil, err
