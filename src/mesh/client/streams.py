@@ -129,8 +129,22 @@ class _Reading(_Stream):
         self._iterating = iterating
 
     async def _iterate(self) -> AsyncIterator[Any]:
-        while (message := await self._read()) is not aio.EOF:
-            yield message
+        while True:
+            inner = await self._live()
+            try:
+                # By the attempt's own iterator: what stands between it and the caller is paid for by every message.
+                async for message in inner:
+                    if not self._committed:
+                        self._commit()
+                    yield message
+                return
+            except aio.AioRpcError:
+                await self._attempt_over(inner)
+                if not self._has_left(inner):
+                    raise self._failed() from None
+            except asyncio.CancelledError:
+                self._check_cancelled()
+                await self._attempt_over(inner)
 
     async def _read(self) -> Any:
         while True:
