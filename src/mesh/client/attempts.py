@@ -108,13 +108,15 @@ class Attempts(Course):
             if hop.deadline < self._deadline:
                 self._deadline, allowed = hop.deadline, hop.deadline - now
         pool.budget.deposit(now)
+        fault = metadata_fault(metadata) if metadata is not None else None
         if tracing.enabled():
-            self._span = tracing.start_call(method.service, method.name)
+            given = metadata if fault is None else None
+            self._span, self._metadata = tracing.begin_call(method.service, method.name, given)
         if allowed <= 0:
             late = _TOO_LATE if hop is None or hop.deadline > now else _OUTLIVED
             self._end_locally(grpc.StatusCode.DEADLINE_EXCEEDED, late)
             return
-        if metadata is not None and (fault := metadata_fault(metadata)) is not None:
+        if fault is not None:
             self._end_locally(grpc.StatusCode.INVALID_ARGUMENT, fault)
             return
         if method.sends_one:

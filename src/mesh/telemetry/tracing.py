@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from mesh.telemetry.spans import ServerSpan as ServerSpan
+    from mesh.telemetry.spans import begin_call as begin_call
     from mesh.telemetry.spans import end as end
     from mesh.telemetry.spans import inject as inject
     from mesh.telemetry.spans import start_attempt as start_attempt
