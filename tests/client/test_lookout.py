@@ -62,7 +62,7 @@ def test_one_that_hangs_gets_few_calls_and_is_taken_back_with_its_first_answer()
 
 def test_with_hedges_that_leave_nothing_under_way_it_is_found_too() -> None:
     async def story() -> None:
-        hedged = {UU: MethodPolicy(idempotent=True, hedging=HedgingPolicy(3, 0.01, follow_p95=False))}
+        hedged = {UU: MethodPolicy(idempotent=True, hedging=HedgingPolicy(3, 0.05, follow_p95=False))}
         async with fleet(3) as hosts:
             addresses = [host.address for host in hosts]
             async with mesh.connect(SERVICE, endpoints=addresses, policies=hedged) as channel:
@@ -71,10 +71,17 @@ def test_with_hedges_that_leave_nothing_under_way_it_is_found_too() -> None:
                 unary = channel.unary_unary(UU)
                 await load(unary, 100, 0.5)
                 hang(hosts[0])
-                calls = await load(unary, 100, 1.0, timeout=5)
+                calls: list[Any] = []
+
+                def is_found() -> bool:
+                    # Its breaker may be quicker: attempts that lost to a later one are slow ones.
+                    return hosts[0].address not in {s.name for s in roster.pickable if s.breaker.is_closed}
+
+                # Asked while calls are made: once nothing has been under way there for a second, it is tried again.
+                async with asyncio.timeout(10):
+                    while not is_found():
+                        calls += await load(unary, 100, 0.01, timeout=10)
                 assert {await call.code() for call in calls} == {grpc.StatusCode.OK}
-                # Its breaker may be quicker: attempts that lost to a later one are slow ones.
-                assert len([slot for slot in roster.pickable if slot.breaker.is_closed]) == 2
 
     run(story())
 
