@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -92,6 +93,46 @@ def test_blocking_retries_until_it_works(host: Host, path: str) -> None:
     answer = blocking_call(host, [mesh.blocking.RetryInterceptor(IDEMPOTENT)], path)
     assert answer == (b"x" if path == UU else [b"x0", b"x1", b"x2"])
     assert [m.get("grpc-previous-rpc-attempts") for m in host.metadata] == [None, "1", "2"]
+
+
+class Late:
+    """Takes so many seconds for its first answer."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    async def __call__(self, message: bytes, context: Any) -> bytes:
+        seconds, self._seconds = self._seconds, 0.0
+        await asyncio.sleep(seconds)
+        return message
+
+
+def limited(seconds: float, *, idempotent: bool) -> dict[str, MethodPolicy]:
+    policy = MethodPolicy(idempotent=idempotent, retry=replace(IDEMPOTENT[UU].retry, attempt_timeout=seconds))
+    return {UU: policy, US: policy}
+
+
+def test_an_attempt_that_has_a_time_of_its_own_is_made_again_when_that_is_over(host: Host) -> None:
+    host.answer = Late(60)
+    assert asyncio.run(aio_call(host, [mesh.RetryInterceptor(limited(0.2, idempotent=True))])) == b"x"
+    assert host.calls == 2
+    host.answer = Late(60)
+    assert blocking_call(host, [mesh.blocking.RetryInterceptor(limited(0.2, idempotent=True))]) == b"x"
+    assert host.calls == 4
+
+
+@pytest.mark.parametrize(("path", "idempotent"), [(UU, False), (US, True)], ids=["not to be repeated", "a stream"])
+def test_an_attempt_that_cannot_be_made_again_for_its_time_has_that_of_its_call(
+    host: Host, path: str, idempotent: bool
+) -> None:
+    retry, twin = (
+        r(limited(0.1, idempotent=idempotent)) for r in (mesh.RetryInterceptor, mesh.blocking.RetryInterceptor)
+    )
+    host.answer = Late(0.3)
+    assert asyncio.run(aio_call(host, [retry, retry.streams], path))
+    host.answer = Late(0.3)
+    assert blocking_call(host, [twin], path)
+    assert host.calls == 2
 
 
 @pytest.mark.parametrize(("policies", "calls"), [(IDEMPOTENT, 4), ({UU: MethodPolicy()}, 1)])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import Any
 
 import grpc
@@ -51,7 +52,7 @@ class RetryInterceptor(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientI
 
     def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         """Make the call, as often as it takes."""
-        course = self._begin(client_call_details, request)
+        course = self._begin(client_call_details, request, answers_once=True)
 
         def attempt() -> Any:
             call = continuation(course.details(), request)
@@ -63,7 +64,7 @@ class RetryInterceptor(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientI
 
     def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         """Make the call, as often as it takes until a first response is there."""
-        course = self._begin(client_call_details, request)
+        course = self._begin(client_call_details, request, answers_once=False)
 
         def attempt() -> Any:
             call = continuation(course.details(), request)
@@ -88,14 +89,15 @@ class RetryInterceptor(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientI
         except _Failed as failed:
             return failed.call
 
-    def _begin(self, details: Any, request: Any) -> _Course:
+    def _begin(self, details: Any, request: Any, *, answers_once: bool) -> _Course:
         policy, now = self._policies.of(details.method), self._clock.monotonic()
         with self._lock:
             self._budget.deposit(now)
         hop, attempts = CURRENT.get(), policy.retry.max_attempts
         repeatable, allowed = is_repeatable(policy, request), attempts_allowed(hop, attempts)
         retries = Retries(policy, self._budget, repeatable=repeatable, allowed=allowed)
-        return _Course(details, now, retries, hop, attempts, self)
+        limit = policy.retry.attempt_timeout if answers_once and repeatable else 0.0
+        return _Course(details, now, retries, hop, attempts, limit or inf, self)
 
 
 def _wait(seconds: float) -> None:
@@ -131,34 +133,45 @@ class _Course:
     """One call through the retry interceptor: its deadline and its retries."""
 
     def __init__(
-        self, details: Any, now: float, retries: Retries, hop: Hop | None, attempts: int, shared: RetryInterceptor
+        self,
+        details: Any,
+        now: float,
+        retries: Retries,
+        hop: Hop | None,
+        attempts: int,
+        limit: float,
+        shared: RetryInterceptor,
     ) -> None:
+        """limit: seconds of one attempt."""
         self._details = details
         self._deadline = deadline_of(hop, now, details.timeout)
         self._retries = retries
         self._hop = hop
         self._attempts = attempts
+        self._limit = limit
         self._shared = shared
 
     def details(self) -> Any:
         """Return the call details of the next attempt: with the time that is left, and the count of those before."""
-        given, left = self._details, None
-        if self._deadline < float("inf"):
-            left = max(0.0, self._deadline - self._shared._clock.monotonic())
+        given = self._details
+        left = min(self._deadline - self._shared._clock.monotonic(), self._limit)
         entries = entries_of(self._hop, self._attempts, self._retries.attempts - 1)
         metadata = (*entries, *(given.metadata or ())) if entries else given.metadata
-        return _Details(given, left, metadata)
+        return _Details(given, max(0.0, left) if left < inf else None, metadata)
 
     def failed(self, call: Any) -> _Failed:
         """Decide about an attempt that failed."""
         shared, now = self._shared, self._shared._clock.monotonic()
-        debug = getattr(call, "debug_error_string", lambda: "")() or ""
+        debug, code = getattr(call, "debug_error_string", lambda: "")() or "", call.code()
+        # Whatever time is left of the call's, it was the attempt's own that was over.
+        timed_out = code is grpc.StatusCode.DEADLINE_EXCEEDED and self._limit < inf and now < self._deadline
         failure = failure_of(
-            call.code().name,
+            code.name,
             call.details() or "",
             debug,
             call.trailing_metadata() or (),
             committed=len(call.initial_metadata() or ()) > 0,
+            timed_out=timed_out,
         )
         if call.cancelled() if hasattr(call, "cancelled") else False:
             return _Failed(Stop.CODE, call)

@@ -13,6 +13,7 @@ is; where a service has several instances, `mesh.connect` is the better tool. Sw
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from math import inf
 from typing import Any
 
 import grpc
@@ -58,7 +59,7 @@ class RetryInterceptor(aio.UnaryUnaryClientInterceptor):
 
     async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         """Make the call, as often as it takes."""
-        course = self._begin(client_call_details, request)
+        course = self._begin(client_call_details, request, answers_once=True)
 
         async def attempt() -> Any:
             call = await course.start(continuation, request)
@@ -72,14 +73,15 @@ class RetryInterceptor(aio.UnaryUnaryClientInterceptor):
         except _Failed as failed:
             return failed.outcome()
 
-    def _begin(self, details: Any, request: Any) -> _Course:
+    def _begin(self, details: Any, request: Any, *, answers_once: bool) -> _Course:
         method = details.method if isinstance(details.method, str) else details.method.decode()
         policy, now = self._policies.of(method), self._clock.monotonic()
         self._budget.deposit(now)
         hop, attempts = CURRENT.get(), policy.retry.max_attempts
         repeatable, allowed = is_repeatable(policy, request), attempts_allowed(hop, attempts)
         retries = Retries(policy, self._budget, repeatable=repeatable, allowed=allowed)
-        return _Course(details, now, retries, hop, attempts, self._clock, self._dice)
+        limit = policy.retry.attempt_timeout if answers_once and repeatable else 0.0
+        return _Course(details, now, retries, hop, attempts, limit or inf, self._clock, self._dice)
 
 
 class _RetryStreams(aio.UnaryStreamClientInterceptor):
@@ -87,7 +89,7 @@ class _RetryStreams(aio.UnaryStreamClientInterceptor):
         self._shared = shared
 
     async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        course = self._shared._begin(client_call_details, request)
+        course = self._shared._begin(client_call_details, request, answers_once=False)
 
         async def attempt() -> Any:
             call = await course.start(continuation, request)
@@ -137,21 +139,32 @@ class _Course:
     """One call through the retry interceptor: its deadline and its retries."""
 
     def __init__(
-        self, details: Any, now: float, retries: Retries, hop: Hop | None, attempts: int, clock: Clock, dice: Dice
+        self,
+        details: Any,
+        now: float,
+        retries: Retries,
+        hop: Hop | None,
+        attempts: int,
+        limit: float,
+        clock: Clock,
+        dice: Dice,
     ) -> None:
+        """limit: seconds of one attempt."""
         self._details = details
         self._deadline = deadline_of(hop, now, details.timeout)
         self._retries = retries
         self._hop = hop
         self._attempts = attempts
+        self._limit = limit
         self._clock = clock
         self._dice = dice
 
     def details(self) -> Any:
         """Return the call details of the next attempt: with the time that is left, and the count of those before."""
         details = self._details
-        if self._deadline < float("inf"):
-            details = details._replace(timeout=max(0.0, self._deadline - self._clock.monotonic()))
+        left = min(self._deadline - self._clock.monotonic(), self._limit)
+        if left < inf:
+            details = details._replace(timeout=max(0.0, left))
         entries = entries_of(self._hop, self._attempts, self._retries.attempts - 1)
         if entries:
             details = details._replace(metadata=aio.Metadata(*entries, *(details.metadata or ())))
@@ -173,8 +186,10 @@ class _Course:
     def _decide(
         self, code: grpc.StatusCode, details: str, debug: str, trailing: Any, *, committed: bool
     ) -> float | Stop:
-        failure = failure_of(code.name, details, debug, trailing, committed=committed)
         now = self._clock.monotonic()
+        # Whatever time is left of the call's, it was the attempt's own that was over.
+        timed_out = code is grpc.StatusCode.DEADLINE_EXCEEDED and self._limit < inf and now < self._deadline
+        failure = failure_of(code.name, details, debug, trailing, committed=committed, timed_out=timed_out)
         decision = self._retries.after(failure, now, self._dice.random(), self._deadline - now)
         if isinstance(decision, Stop) and self._hop is not None:
             self._hop.failed(failure, decision)
