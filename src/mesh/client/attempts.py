@@ -41,8 +41,11 @@ if TYPE_CHECKING:
 
     from mesh.client.balance import Balance
 
+# By names of our own: Python looks a member of an enumeration up at the price of a call.
 _OK = grpc.StatusCode.OK
 _CANCELLED = grpc.StatusCode.CANCELLED
+_INTERNAL = grpc.StatusCode.INTERNAL
+_SUCCESS = Outcome.SUCCESS
 # A deadline that short says more about the caller than about the endpoint that missed it.
 _PATIENCE = 0.5
 # What an attempt may end with though nothing came from its endpoint.
@@ -170,7 +173,7 @@ class Attempts(Course):
         if inner is not self._running:
             return
         code = peek(inner.code())
-        if code is grpc.StatusCode.INTERNAL and peek(inner.details()) == WRITE_FAILED and self._looks < _LOOKS:
+        if code is _INTERNAL and peek(inner.details()) == WRITE_FAILED and self._looks < _LOOKS:
             self._looks += 1
             asyncio.get_running_loop().call_later(0.001 * self._looks, self._attempt_done, inner)
             return
@@ -179,7 +182,7 @@ class Attempts(Course):
         now = self._method.monotonic()
         if code is _OK:
             self._connection.answered += 1
-            self._permit.record(Outcome.SUCCESS, now, 0.5, now - self._attempt_started, self._method.timed)
+            self._permit.record(_SUCCESS, now, 0.5, now - self._attempt_started, self._method.timed)
             if self._span is not None:
                 tracing.end(self._attempt_span, "OK")
             self._end(_OK, now)

@@ -36,6 +36,7 @@ Metadata = Iterable[tuple[str, str | bytes]]
 
 _tracer: Tracer = trace.NoOpTracer()
 _NOTHING = context.Context()
+_INTERNAL = SpanKind.INTERNAL  # by a name of our own: Python looks a member of an enumeration up at the price of a call
 _draws: Draws | None = None
 """Decides before there is a span; None where the tracer is not of OpenTelemetry's own SDK."""
 
@@ -89,11 +90,11 @@ class Draws:
         """Do what the function of that name does."""
         name, attributes = _name(service, method)
         trace_id = self._trace_id()
-        said = self._should_sample(_NOTHING, trace_id, name, SpanKind.INTERNAL, attributes, ())
+        said = self._should_sample(_NOTHING, trace_id, name, _INTERNAL, attributes, ())
         if said.decision is not self._drop or said.trace_state:
             tracer = copy(self._tracer)
             tracer.sampler = tracer.id_generator = _Drawn(said, trace_id, tracer.id_generator)
-            return tracer.start_span(name, context=_NOTHING, kind=SpanKind.INTERNAL, attributes=attributes), metadata
+            return tracer.start_span(name, context=_NOTHING, kind=_INTERNAL, attributes=attributes), metadata
         entry = (_PARENT, f"00-{trace_id:032x}-{self._span_id():016x}-{self._flags}")
         return None, _joined(metadata, [entry]) if metadata else aio.Metadata(entry)
 
