@@ -76,29 +76,17 @@ def _turns(size: int, *, record: bool) -> Callable[[int], None]:
     return run if record else pick_only
 
 
-def _balanced(kind: Balancer, size: int) -> Callable[[int], None]:
-    """A balancer's pick."""
+def _balanced(kind: Balancer, size: int, *, places: int = 1) -> Callable[[int], None]:
+    """A balancer's pick. places: so many times each endpoint stands in its list."""
     picker = picker_for(BalancerPolicy(kind))
     assert picker is not None
-    picker.replace([Candidate(i, str(i.endpoint)) for i in fleet(size)], 0.0)
+    picker.replace([Candidate(i, str(i.endpoint)) for i in fleet(size)] * places, 0.0)
     draw = random.Random(1).random
     keys = [b"user-%d" % number for number in range(256)]
 
     def run(picks: int) -> None:
         for number in range(picks):
             picker.pick(1.0, draw(), (), keys[number & 255])
-
-    return run
-
-
-def _looks(size: int) -> Callable[[int], None]:
-    """Nothing but looks at two loads of so many: what their way from memory costs."""
-    loads = [Candidate(i, str(i.endpoint)).load for i in fleet(size)]
-    draw = random.Random(1).random
-
-    def run(looks: int) -> None:
-        for _ in range(looks):
-            loads[int(draw() * size)].in_flight, loads[int(draw() * size)].in_flight
 
     return run
 
@@ -111,8 +99,9 @@ async def picks(job: Mapping[str, Any]) -> AsyncIterator[Arms]:
         _turns(size, record=job["record"]) if kind is Balancer.ROUND_ROBIN else _balanced(kind, size)
         for size in (FEW, MANY)
     )
-    looks = {f"looks at {size}": Arm(_looks(size)) for size in (FEW, MANY)} if kind is Balancer.LEAST_LOADED else {}
-    yield Arm(few), {"many": Arm(many), **looks}
+    # The steps of a pick among many, and the memory of one among few.
+    places = {"places": Arm(_balanced(kind, FEW, places=MANY // FEW))} if kind is Balancer.LEAST_LOADED else {}
+    yield Arm(few), {"many": Arm(many), **places}
 
 
 class _Host:
