@@ -87,3 +87,14 @@ def test_a_first_call_loads_nothing_that_is_for_later() -> None:
 def test_calls_made_before_anybody_could_read_metrics_are_counted(how: str) -> None:
     """Endpoints: none is left when the channel is closed."""
     assert tell(how)["counts"] == [[2, 2, 2, 0], [3, 3, 3, 0]]
+
+
+def test_nothing_of_the_mesh_but_its_page_loads_the_library_of_metrics() -> None:
+    story = """
+import sys
+import mesh, mesh.blocking, mesh.client.blocking, mesh.client.fleet_probe, mesh.controlplane, mesh.etcd, mesh.server
+from mesh.registry import registrar, resolver
+print("prometheus_client" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", story], capture_output=True, text=True, timeout=60)
+    assert (done.stdout.split(), done.returncode) == (["False"], 0), done.stderr

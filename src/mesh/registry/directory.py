@@ -8,8 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-
-from prometheus_client import Gauge
+from typing import TYPE_CHECKING
 
 from mesh.errors import RecordError
 from mesh.instance import Instance, State, View
@@ -18,6 +17,9 @@ from mesh.registry.record import decode
 from mesh.registry.roster import Roster
 from mesh.store import Entry
 from mesh.telemetry.metrics import RECORDS_SKIPPED, REGISTRY_INSTANCES, REGISTRY_STALE
+
+if TYPE_CHECKING:
+    from prometheus_client import Gauge
 
 _log = logging.getLogger("mesh.registry")
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from prometheus_client import start_http_server
-
 from mesh.errors import SettingsError
 
 
@@ -33,6 +31,9 @@ def serve_metrics(address: str) -> Page:
     host = host.strip("[]") or "127.0.0.1"
     if not (colon and port.isascii() and port.isdigit() and int(port) <= 65535):
         raise SettingsError(f"MESH_METRICS is {address[:80]!r}: write host:port, e.g. 127.0.0.1:9464")
+    # Here and not above: from now on there is somebody who reads metrics (`meters`).
+    from prometheus_client import start_http_server
+
     try:
         server, thread = start_http_server(int(port), host)
     except OSError as e:
