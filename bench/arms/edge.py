@@ -47,12 +47,13 @@ async def create(job: Job) -> AsyncIterator[Arms]:
 
 @asynccontextmanager
 async def fed(job: Job) -> AsyncIterator[Arms]:
-    """JSON through an Envoy of a static file, and through one that a control plane feeds."""
+    """JSON through two Envoys of a static file, and through one that a control plane feeds."""
     async with AsyncExitStack() as stack:
-        [(address, pid)] = job["files"].values()
-        fixed = await _json(stack, address, "get")
-        ours = await _json(stack, job["edge"], "get")
-        yield Arm(_loop(fixed), [pid]), {"fed": Arm(_loop(ours), [job["edge_pid"]])}
+        where = {**job["files"], "fed": (job["edge"], job["edge_pid"])}
+        baseline, fixed, ours = [
+            Arm(_loop(await _json(stack, address, "get")), [pid]) for address, pid in where.values()
+        ]
+        yield baseline, {"fixed": fixed, "fed": ours}
 
 
 @asynccontextmanager
