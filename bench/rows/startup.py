@@ -18,6 +18,11 @@ _END = "print(time.process_time_ns(), int(open('/proc/self/statm').read().split(
 _GRPC = f"import time, grpc.aio; {_END}"
 _IMPORT = {"grpc": _GRPC, "mesh": f"import time, mesh; {_END}"}
 _CLIENT = {"grpc": _GRPC, "mesh": f"import time, mesh; mesh.connect; {_END}"}
+_LIMIT = (
+    "Our own 51 modules: 26 ms where all that a stub needs takes 85, and 10 of them for 17 dataclasses, whose methods "
+    "Python writes and compiles anew in each process. prometheus_client, OpenTelemetry, tenacity, the balancers and the "
+    "registry are imported when they are first used."
+)
 _CALL = """
 import asyncio, sys, time
 from users.v1 import users_pb2, users_pb2_grpc
@@ -57,8 +62,16 @@ def client(site: Site) -> dict[str, Finding]:
 
 
 @measures(
-    Spec("startup.first-call", "from a process's start to its first answer: CPU", "a raw stub", goal=1.25),
-    Spec("startup.first-call-time", "from a process's start to its first answer: time", "a raw stub", goal=1.25),
+    Spec(
+        "startup.first-call", "from a process's start to its first answer: CPU", "a raw stub", goal=1.25, limit=_LIMIT
+    ),
+    Spec(
+        "startup.first-call-time",
+        "from a process's start to its first answer: time",
+        "a raw stub",
+        goal=1.25,
+        limit=_LIMIT,
+    ),
 )
 def first_call(site: Site) -> dict[str, Finding]:
     """Fresh processes, each of which makes one call."""
