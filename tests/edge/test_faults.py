@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.edge import Edge, wait_until
-from support.entrances import ask
+from support.entrances import SERVICE, ask
 from support.envoy import Envoy
 from support.etcd import Etcd
 from support.load import Load
@@ -19,6 +19,7 @@ from support.load import Load
 pytestmark = pytest.mark.alone
 
 # All that came from the control plane.
+CALLS = f"^cluster.{SERVICE}.upstream_rq_total$"
 UPDATES = (
     "(http|extension|cluster_manager.cds).*update_(success|rejected)$"
     "|cluster.users.*(update_rejected|membership_change)$"
@@ -61,7 +62,7 @@ def test_hung_instance_fails_few_calls_and_comes_back(edge: Edge, tmp_path: Path
     with load(edge, tmp_path) as running:
         # Calls that hang are repeated from what others have saved. In its first second an Envoy has saved little, and
         # each of its workers half of that: in one run of nine a call waited to the end of the fault.
-        time.sleep(3.0)
+        wait_until(lambda: sum(edge.envoy.stats(CALLS).values()) >= 600, "Calls have saved something")
         os.kill(edge.instances[0].pid, signal.SIGSTOP)
         wait_until(lambda: edge.healthy() == 2, "Envoy has noticed")
         time.sleep(3.0)
