@@ -3,6 +3,9 @@
 A machine that others use too never stands still: one block of calls may cost 30 % more than the next. So each thing
 that is measured (an `Arm`) runs as many short blocks, and a round is a block of the baseline, one of each other arm,
 and one of the baseline again, in turning order. Whatever drifts more slowly than a round falls on all of them alike.
+A block begins with calls that are not counted: who ran last has its caches warm and its place on a core, and in every
+round it is the baseline that begins where it ended.
+
 Each round gives one ratio (ours over the mean of the two baseline blocks around it); the median of these is the figure,
 its interval is a bootstrap over the rounds. The second baseline block over the first is the A/A control: as both are
 the same thing, a control far from 1 shows a measurement that is not to be believed.
@@ -24,6 +27,8 @@ ROUNDS = 24
 """Rounds of a comparison, each with one block per arm and one more of the baseline."""
 CONTROL = (0.97, 1.03)
 """Outside of this, the A/A control says that the run is void."""
+_WARM = 5
+"""One call in so many of a block only warms up."""
 _RESAMPLES = 2000
 _CPUCLOCK_SCHED = 2
 
@@ -176,10 +181,10 @@ def quantile(values: Iterable[float], share: float) -> float:
 
 
 async def rounds(baseline: Arm, others: Mapping[str, Arm], *, calls: int, count: int = ROUNDS) -> Samples:
-    """Run the arms in turns, `calls` calls a block, after a block of each to warm up; return CPU per call in µs."""
+    """Run the arms in turns, `calls` calls a block, after half a block of each; return CPU per call in µs."""
     samples = Samples(others={name: [] for name in others})
     for arm in (baseline, *others.values()):
-        await _block(arm, max(1, calls // 2))
+        await _run(arm, max(1, calls // 2))
     for number in range(count):
         # Who comes first changes, so that what is left by one arm for the next does not always fall on the same.
         turns = list(others)[:: 1 if number % 2 else -1]
@@ -194,11 +199,17 @@ async def rounds(baseline: Arm, others: Mapping[str, Arm], *, calls: int, count:
 
 
 async def _block(arm: Arm, calls: int) -> float:
+    warm = calls // _WARM
+    await _run(arm, warm)
     before = arm.spent_ns()
+    await _run(arm, calls - warm)
+    return (arm.spent_ns() - before) / (calls - warm) / 1000
+
+
+async def _run(arm: Arm, calls: int) -> None:
     made = arm.run(calls)
     if inspect.isawaitable(made):
         await made
-    return (arm.spent_ns() - before) / calls / 1000
 
 
 def _per_second(micros: Sequence[float]) -> list[float]:

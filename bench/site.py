@@ -156,13 +156,22 @@ class Site:
         process = self.python("-m", "bench.serving", kind, *args, name=name or f"server-{kind}")
         return process, process.line()
 
-    def compare(self, arms: str, job: Mapping[str, Any], *, calls: int, rounds: int = 0, processes: int = 3) -> Samples:
+    def compare(
+        self,
+        arms: str,
+        job: Mapping[str, Any],
+        *,
+        calls: int,
+        rounds: int = 0,
+        processes: int = 3,
+        apart: bool = False,
+    ) -> Samples:
         """Run the rounds in fresh child processes and return all their samples.
 
         `arms` names "module:function", an async context manager that takes the job and yields the baseline arm and a
         dict of the others. Several processes, because where things lie in memory differs from one to the next and
         costs or saves some per cent for all of its life. Many `rounds` of short blocks say more than few of long ones,
-        where a block is cheap to begin.
+        where a block is cheap to begin. `apart`: what is measured has a core to itself (`bench.cores`).
         """
         samples = Samples()
         processes = processes if self.scale == 1.0 else 1
@@ -170,6 +179,8 @@ class Site:
         each = -(-asked // processes)
         for number in range(processes):
             order = {"arms": arms, "job": dict(job), "calls": self.calls(calls), "rounds": each}
+            if apart:
+                order["apart"] = [process.pid for process in self._processes]
             samples.extend(Samples.of_json(self.child(order, name=f"{arms.rpartition(':')[2]}-{number}")))
         return samples
 

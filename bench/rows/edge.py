@@ -62,7 +62,7 @@ def fed(site: Site) -> Finding:
     # Two Envoys of one configuration differ by some per cent for as long as they live: many pairs, of few calls each.
     for _ in range(6 if site.scale == 1.0 else 1):
         with edges(site, {"all": (), "all again": ()}) as job:
-            samples.extend(site.compare(f"{_ARMS}fed", job, calls=600, processes=1))
+            samples.extend(site.compare(f"{_ARMS}fed", job, calls=600, processes=1, apart=True))
         site.sweep()
     # The baseline has two blocks of each round, often one after the other, and caches that are warm: so it is the
     # control alone, and what is compared are two that have one block each.
@@ -88,7 +88,9 @@ def _parts(site: Site, method: str) -> Finding:
 
     files = {"bare": tuple(PARTS), "all": (), **{part: (part,) for part in PARTS}}
     with edges(site, files) as job:
-        samples = site.compare(f"{_ARMS}parts", {**job, "method": method}, calls=800, processes=1)
+        samples = site.compare(
+            f"{_ARMS}parts", {**job, "method": method}, calls=400, rounds=60, processes=1, apart=True
+        )
     found = samples.compared("all")
     costs = {
         part: statistics.median(a - b for a, b in zip(samples.others["all"], samples.others[part], strict=True))
@@ -111,7 +113,7 @@ def latency(site: Site) -> Finding:
 
 def _json(site: Site, arms: str, rate: str, transcoder: str) -> dict[str, Finding]:
     with edges(site) as job:
-        samples = site.compare(_ARMS + arms, job, calls=500)
+        samples = site.compare(_ARMS + arms, job, calls=300, rounds=120, apart=True)
     return {rate: _per_core(samples), transcoder: samples.compared("json")}
 
 

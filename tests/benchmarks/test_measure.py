@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import statistics
+import subprocess
 import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from itertools import pairwise
 
 import pytest
 
-from bench import guard, openloop
+from bench import cores, guard, openloop
 from bench.measure import Arm, Finding, Samples, alone, compare, cpu_ns, interval, rounds
 from bench.row import Spec, record
 
@@ -52,7 +57,7 @@ def test_a_goal_is_for_the_ratio_or_without_a_baseline_for_the_amount_and_may_be
     assert Spec("x.y", "ours", goal=1.0).is_met(alone([0.6, 0.5], unit="ms"))
 
 
-def test_blocks_alternate_with_the_baseline_first_and_last_and_each_arm_is_charged_its_own() -> None:
+def test_blocks_warm_up_and_alternate_with_the_baseline_first_and_last_and_each_arm_is_charged_its_own() -> None:
     made: list[tuple[str, int]] = []
 
     def arm(name: str, micros: float) -> Arm:
@@ -67,9 +72,65 @@ def test_blocks_alternate_with_the_baseline_first_and_last_and_each_arm_is_charg
     found = asyncio.run(rounds(arm("base", 20), {"double": arm("double", 40)}, calls=50, count=4))
 
     assert made[:2] == [("base", 25), ("double", 25)]  # to warm up
-    assert [name for name, _ in made[2:]] == ["base", "double", "base"] * 4
+    blocks = [("base", 10), ("base", 40), ("double", 10), ("double", 40), ("base", 10), ("base", 40)]
+    assert made[2:] == blocks * 4
     assert statistics.median(found.baseline) == pytest.approx(20, rel=0.2)
     assert found.compared("double").ratio == pytest.approx(2, rel=0.2)
+
+
+def test_an_arm_that_is_dearer_when_another_ran_before_it_has_a_control_of_one_and_its_own_cost() -> None:
+    ran = ""
+
+    def arm(name: str) -> Arm:
+        def run(calls: int) -> None:
+            nonlocal ran
+            cold, ran = 3_000_000 * (ran != name), name
+            until = time.process_time_ns() + calls * 20_000 + cold
+            while time.process_time_ns() < until:
+                pass
+
+        return Arm(run)
+
+    found = asyncio.run(rounds(arm("base"), {"same": arm("same")}, calls=100, count=4))
+
+    assert found.control == pytest.approx(1, rel=0.1)
+    assert found.compared("same").ratio == pytest.approx(1, rel=0.1)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core cannot be parted")
+def test_what_is_measured_has_a_core_to_itself_and_the_rest_the_others() -> None:
+    measured, rest, gone = (subprocess.Popen(["sleep", "60"]) for _ in range(3))
+    try:
+        gone.kill()
+        gone.wait()
+        cores.part({measured.pid, gone.pid}, [rest.pid, measured.pid])
+
+        own, others = (os.sched_getaffinity(process.pid) for process in (measured, rest))
+        assert len(own) == 1
+        assert own | others == os.sched_getaffinity(0)
+        assert not own & others
+    finally:
+        for process in (measured, rest):
+            process.kill()
+            process.wait()
+
+
+def test_each_of_three_arms_is_called_after_each_other_as_often() -> None:
+    called = ""
+
+    def arm(name: str) -> Callable[[], Awaitable[None]]:
+        async def call() -> None:
+            nonlocal called
+            called += name
+
+        return call
+
+    openloop.run(openloop.drive({name: arm(name) for name in "abc"}, rate=2000, seconds=0.0305, warm=0))
+
+    after = Counter(pairwise(called))
+    assert len(called) == 61
+    assert set(after.values()) == {10}
+    assert len(after) == 6
 
 
 def test_the_cpu_of_another_process_is_told_while_it_lives() -> None:
