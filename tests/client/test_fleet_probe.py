@@ -12,17 +12,18 @@ import pytest
 import mesh
 from mesh.client.fleet_probe import PROBING, FleetProbe
 from mesh.client.roster import Slot
+from mesh.errors import StoreError
 from mesh.etcd import EtcdStore
 from mesh.instance import Endpoint, Instance
 from mesh.memory import MemoryStore
-from mesh.policy import BreakerPolicy
+from mesh.policy import BreakerPolicy, MethodPolicy
 from mesh.registry.record import encode, instance_key, policy_key
 from mesh.resilience.breaker import Breaker, BreakerState
 from mesh.resilience.outcome import Outcome
 from mesh.store import Store
 from mesh.wallclock import CLOCK, DICE
 from support.etcd import Etcd
-from support.fleet import fleet, until
+from support.fleet import UU, fleet, until
 from users.v1 import users_pb2
 
 POLICY = BreakerPolicy(consecutive_failures=1, open_for=0.4, half_open_permits=1)
@@ -39,10 +40,11 @@ class Client:
         self.breaker = Breaker(POLICY, lambda *_: self.probes.look([self.slot]))
         self.slot = Slot(Instance("t.Test", "i", Endpoint("127.0.0.1", 5000)), self.breaker)
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Any) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+        return task
 
     def call(self, outcome: Outcome) -> bool:
         """Call the instance, if the breaker lets it."""
@@ -168,6 +170,70 @@ def test_a_store_that_goes_away_meanwhile_holds_nobody_for_longer_than_the_patie
             first.store.away()
             await until(lambda: other.call(Outcome.SUCCESS))
             assert other.breaker.is_closed
+
+    run(story())
+
+
+def test_nobody_asks_for_the_turn_to_probe_an_instance_that_is_gone() -> None:
+    async def story() -> None:
+        async with clients(1) as (client,):
+            client.call(Outcome.FAILURE)
+            assert len(client.tasks) == 1
+            client.probes.forget([client.slot])
+            await until(lambda: not client.tasks)
+            assert not await client.has_turn()
+
+    run(story())
+
+
+def test_the_turn_of_one_whose_instance_has_gone_is_given_up() -> None:
+    async def story() -> None:
+        async with clients(1) as (client,):
+            client.call(Outcome.FAILURE)
+            await turn_taken(client)
+            client.probes.forget([client.slot])
+            await until(lambda: not client.tasks)
+            assert await client.store.get(KEY) is None
+
+    run(story())
+
+
+def test_a_store_that_forbids_callers_to_write_is_left_without_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def forbidden(*_: Any) -> bool:
+        raise StoreError("permission denied")
+
+    async def story() -> None:
+        async with clients(1) as (client,):
+            monkeypatch.setattr(client.store, "put_if_absent", forbidden)
+            client.call(Outcome.FAILURE)
+            await until(lambda: not client.tasks)
+            assert client.store._data.leases == {}
+
+    run(story())
+
+
+def test_a_channel_follows_no_breaker_of_an_instance_that_has_gone() -> None:
+    async def story() -> None:
+        policy = MethodPolicy(breaker=BreakerPolicy(consecutive_failures=1, open_for=60.0, fleet_probe=True))
+        async with fleet(2) as hosts, MemoryStore() as store:
+            there = [Instance("t.Test", f"i{n}", Endpoint("127.0.0.1", host.port)) for n, host in enumerate(hosts)]
+            for instance in there:
+                await store.put(instance_key("mesh", instance), encode(instance))
+            settings = mesh.Settings(drain=0.05)
+            async with mesh.connect("t.Test", store=store, settings=settings, policies={UU: policy}) as channel:
+                pool = channel._pool
+                await until(lambda: len(pool.roster.pickable) == 2)
+                probes, idle = pool._probes, len(pool._tasks)
+                assert probes is not None
+                bad = next(s for s in pool.roster.slots if s.instance.id == "i0")
+                permit = bad.breaker.acquire(CLOCK.monotonic())
+                assert permit is not None
+                permit.record(Outcome.FAILURE, CLOCK.monotonic(), 0.5)
+                await until(lambda: list(probes._followed) == [bad])
+                await store.delete(instance_key("mesh", there[0]))
+                await hosts[0].stop()
+                await until(lambda: len(pool.roster.slots) == 1)
+                await until(lambda: not probes._followed and len(pool._tasks) == idle)
 
     run(story())
 

@@ -36,7 +36,7 @@ _TTL = 2.0
 # Seconds that a result is there to be read, for those whose wait ends later: jitter spreads 30 s by 12.
 _REMEMBERED = 15.0
 
-Spawn = Callable[[Coroutine[Any, Any, None]], object]
+Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[Any]]
 
 
 class FleetProbe:
@@ -62,7 +62,7 @@ class FleetProbe:
         self._spawn = spawn
         self._patience = patience
         self._remembered = remembered
-        self._followed: set[Slot] = set()
+        self._followed: dict[Slot, asyncio.Task[Any]] = {}
         self._pulse = asyncio.Event()
 
     def look(self, slots: Iterable[Slot]) -> None:
@@ -71,8 +71,13 @@ class FleetProbe:
         self._pulse = asyncio.Event()
         for slot in slots:
             if slot.breaker.state is BreakerState.OPEN and slot not in self._followed:
-                self._followed.add(slot)
-                self._spawn(self._follow(slot))
+                self._followed[slot] = self._spawn(self._follow(slot))
+
+    def forget(self, slots: Iterable[Slot]) -> None:
+        """Ask for no turn where nobody is left to be probed, and give up the one there is."""
+        for slot in slots:
+            if (follower := self._followed.pop(slot, None)) is not None:
+                follower.cancel()
 
     async def _follow(self, slot: Slot) -> None:
         """Ask for the turn whenever the wait of a breaker is about to end, as long as it is open."""
@@ -90,33 +95,34 @@ class FleetProbe:
         except StoreError as e:
             _log.debug("probing %s by ourselves: %s", slot.name, e)
         finally:
-            self._followed.discard(slot)
+            self._followed.pop(slot, None)
 
     async def _take_turn(self, breaker: Breaker, key: str) -> None:
         """Probe for everybody, or wait for whoever does."""
         if await self._store.get(key) is None:
-            lease = await self._store.lease(_TTL)
-            if await self._store.put_if_absent(key, PROBING, lease):
-                await self._probe(breaker, key, lease)
-                return
-            await lease.revoke()
+            lease, found = await self._store.lease(_TTL), False
+            try:
+                if await self._store.put_if_absent(key, PROBING, lease):
+                    found = await self._probe(breaker, key, lease)
+                    return
+            finally:
+                if found:
+                    self._spawn(self._remember(lease))
+                else:
+                    await _revoke(lease)
         await self._heed(breaker, key)
 
-    async def _probe(self, breaker: Breaker, key: str, lease: Lease) -> None:
-        until, found = breaker.until, False
-        try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._patience):
-                    # No verdict while it is half open, nor before.
-                    while not breaker.is_closed and (breaker.state is not BreakerState.OPEN or breaker.until <= until):
-                        await self._pulse.wait()
-                    await self._store.put(key, WELL if breaker.is_closed else ILL, lease)
-                    found = True
-        finally:
-            if found:
-                self._spawn(self._remember(lease))
-            else:
-                await _revoke(lease)
+    async def _probe(self, breaker: Breaker, key: str, lease: Lease) -> bool:
+        """Wait for a verdict and write it down; False if there is none in time."""
+        until = breaker.until
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._patience):
+                # No verdict while it is half open, nor before.
+                while not breaker.is_closed and (breaker.state is not BreakerState.OPEN or breaker.until <= until):
+                    await self._pulse.wait()
+                await self._store.put(key, WELL if breaker.is_closed else ILL, lease)
+                return True
+        return False
 
     async def _heed(self, breaker: Breaker, key: str) -> None:
         breaker.postpone(self._clock.monotonic() + self._patience)

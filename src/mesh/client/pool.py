@@ -235,6 +235,8 @@ class Pool:
             slot.connection = self._connect(slot)
         for slot in changes.closed:
             self.spawn(self._leave(slot))
+        if self._probes is not None:
+            self._probes.forget(changes.closed)
         self._arrange()
         self._count()
         for waiter in self._waiters:
@@ -308,7 +310,11 @@ class Pool:
         metrics.CLIENT_BREAKER_TRANSITIONS.labels(self.service, state.value).inc()
         _log.info("a breaker of %s is %s now%s", self.service, state.value, why, extra={"event.action": action})
         if self._probes is not None and self._policies.breaker.fleet_probe and self.loop is not None:
-            self.loop.call_soon_threadsafe(self._probes.look, self.roster.slots)
+            self.loop.call_soon_threadsafe(self._look_at_breakers)
+
+    def _look_at_breakers(self) -> None:
+        if self._probes is not None:
+            self._probes.look(self.roster.slots)
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:
