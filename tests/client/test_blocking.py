@@ -15,6 +15,7 @@ import pytest
 
 import mesh
 from mesh.client.blocking_error import BlockingCallError
+from mesh.resilience.hops import CURRENT, Hop
 from support.fleet import IDEMPOTENT, SERVICE, SS, SU, US, UU, Host, refuse, slow
 
 
@@ -74,7 +75,8 @@ def test_streams(channel: Any) -> None:
     assert list(channel.stream_stream(SS)(iter([b"a", b"b"]))) == [b"a", b"b"]
 
 
-def test_a_stream_that_its_reader_drops_ends_at_the_server(channel: Any, hosts: list[Host]) -> None:
+@pytest.mark.parametrize("hop", [None, Hop(1e9, lambda: None)], ids=["alone", "for another call"])
+def test_a_stream_that_its_reader_drops_ends_at_the_server(channel: Any, hosts: list[Host], hop: Hop | None) -> None:
     ended = threading.Event()
 
     async def endless(message: bytes, context: Any) -> bytes:
@@ -84,9 +86,11 @@ def test_a_stream_that_its_reader_drops_ends_at_the_server(channel: Any, hosts: 
         return message
 
     hosts[0].answer = hosts[1].answer = endless
+    token = CURRENT.set(hop)
     for message in channel.unary_stream(US)(b"x"):
         assert message == b"x0"
         break
+    CURRENT.reset(token)
     assert ended.wait(5)
 
 

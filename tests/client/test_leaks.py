@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc
@@ -39,7 +39,7 @@ from mesh.policy import Balancer, BreakerPolicy, BudgetPolicy, HedgingPolicy, Me
 from mesh.registry.resolver import Subscription
 from mesh.resilience.breaker import Permit
 from mesh.resilience.budget import Budget
-from mesh.resilience.hops import Hop
+from mesh.resilience.hops import CURRENT, Hop
 from mesh.resilience.limiter import Ticket
 from mesh.resilience.retry import PREVIOUS_ATTEMPTS
 from mesh.server import Server
@@ -62,7 +62,19 @@ HEDGED = {path: replace(POLICY, hedging=HedgingPolicy(max_attempts=3, delay=0.00
 # More than half of these calls are to be tried again: what is tried is not the budget.
 PLENTY = BudgetPolicy(share=10.0, per_second=1000.0)
 COUNTED = (
-    *(Call, BlockingCall, Permit, Ticket, ServedCall, Hop, Subscription, Candidate, Connection, asyncio.Task),
+    *(
+        Call,
+        BlockingCall,
+        Permit,
+        Ticket,
+        ServedCall,
+        Hop,
+        Subscription,
+        Candidate,
+        Connection,
+        HealthWatch,
+        asyncio.Task,
+    ),
     *(aio.Channel, grpc.Channel),
 )
 
@@ -96,6 +108,8 @@ class Site:
     store: MemoryStore
     channel: mesh.Channel
     blocking: mesh.blocking.Channel
+    hop: Hop = field(default_factory=lambda: Hop(time.monotonic() + 1000.0, lambda: None))
+    """An incoming call, for which half of the threads make theirs."""
 
     @property
     def pools(self) -> list[Pool]:
@@ -168,6 +182,7 @@ def census(here: Site) -> dict[str, int]:
         found[f"{name}: waiting"] = len(pool._waiters)
         found[f"{name}: tasks of the pool"] = len(pool._tasks)
         found[f"{name}: endpoints not closed"] = sum(not slot.breaker.is_closed for slot in pool.roster.slots)
+    found["held by the incoming call"] = len(here.hop._blocking or ())
     found["in hand"] = sum(server.unfinished for server in here.servers)
     doors = [server._router._admission for server in here.servers]
     found["let in"] = sum(door.limiter.in_work for door in doors if door)
@@ -341,6 +356,7 @@ async def mixed(here: Site, number: int) -> Counter[str]:
 
 
 def _several(here: Site, numbers: range) -> Counter[str]:
+    CURRENT.set(here.hop if numbers.start % 2 else None)
     return Counter(from_a_thread(here, number) for number in numbers)
 
 

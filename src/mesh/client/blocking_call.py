@@ -47,9 +47,6 @@ class BlockingCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # at run 
         self._lock = threading.Lock()
         # What this thread's incoming call hands on, its deadline above all, goes along: posting copies the context.
         thread.post(self._begin)
-        hop = CURRENT.get()
-        if hop is not None:
-            self._end_with(hop)
         if requests is not None:
             send = partial(copy_context().run, self._send, iter(requests))
             threading.Thread(target=send, name="mesh requests", daemon=True).start()
@@ -79,6 +76,8 @@ class BlockingCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # at run 
         else:
             ended = weakref.WeakMethod(self._end)
             self._call.add_done_callback(lambda _: (end := ended()) and end())
+        if (hop := CURRENT.get()) is not None:
+            self._end_with(hop)
 
     async def _await_response(self) -> None:
         try:
@@ -101,10 +100,16 @@ class BlockingCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]  # at run 
             callback()
 
     def _end_with(self, hop: Hop) -> None:
-        """Be cancelled with the incoming call; a thread, unlike a task, is not."""
-        hop.on_cancel(self.cancel)
-        if not self.add_callback(lambda: hop.forget(self.cancel)):
-            hop.forget(self.cancel)
+        """Be cancelled with the incoming call; a thread, unlike a task, is not. It holds the asyncio call and not this
+        one, which may be dropped.
+        """
+        thread, call = self._thread, self._call
+
+        def end() -> None:
+            thread.post(call.cancel)
+
+        hop.on_cancel(end)
+        call.add_done_callback(lambda _: hop.forget(end))
 
     # -- on the caller's threads
     # ----------------------------------------------------------------------------------------
