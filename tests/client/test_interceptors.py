@@ -14,7 +14,7 @@ from grpc import aio
 
 import mesh
 from mesh.policy import BreakerPolicy, MethodPolicy
-from support.fleet import IDEMPOTENT, US, UU, Host, echo, refuse
+from support.fleet import IDEMPOTENT, US, UU, Host, echo, refuse, slow
 
 
 class Clock:
@@ -194,3 +194,21 @@ def test_a_stream_through_the_breaker_counts(host: Host) -> None:
     with pytest.raises(aio.AioRpcError):
         asyncio.run(aio_call(host, [breaker.streams], US))
     assert not breaker.breaker.is_closed
+
+
+@pytest.mark.parametrize(("timeout", "closed"), [(0.1, True), (0.6, False)])
+def test_a_deadline_of_less_than_half_a_second_proves_nothing(host: Host, timeout: float, closed: bool) -> None:
+    policy = BreakerPolicy(consecutive_failures=1)
+    breaker, twin = mesh.BreakerInterceptor(policy), mesh.blocking.BreakerInterceptor(policy)
+    host.answer = slow(60)
+
+    async def story() -> None:
+        async with aio.insecure_channel(host.address, interceptors=[breaker]) as channel:
+            await channel.unary_unary(UU)(b"x", timeout=timeout)
+
+    with pytest.raises(aio.AioRpcError, match="Deadline"):
+        asyncio.run(story())
+    assert breaker.breaker.is_closed is closed
+    with grpc.insecure_channel(host.address) as plain, pytest.raises(grpc.RpcError, match="Deadline"):
+        grpc.intercept_channel(plain, twin).unary_unary(UU)(b"x", timeout=timeout)
+    assert twin.breaker.is_closed is closed

@@ -24,7 +24,7 @@ from mesh.client.connection import Connection
 from mesh.client.course import Course
 from mesh.client.ended import LOCALLY_CANCELLED, WRITE_FAILED, peek, was_cancelled_here
 from mesh.client.errors import CallError, metadata_fault, tell
-from mesh.client.judging import failure_of, is_repeatable
+from mesh.client.judging import PATIENCE, failure_of, is_repeatable
 from mesh.client.method import Method
 from mesh.client.pool import MAX_TIMEOUT
 from mesh.client.retrying import AttemptFailed, attempt_again
@@ -46,8 +46,6 @@ _OK = grpc.StatusCode.OK
 _CANCELLED = grpc.StatusCode.CANCELLED
 _INTERNAL = grpc.StatusCode.INTERNAL
 _SUCCESS = Outcome.SUCCESS
-# A deadline that short says more about the caller than about the endpoint that missed it.
-_PATIENCE = 0.5
 # What an attempt may end with though nothing came from its endpoint.
 _OF_THE_ROAD = frozenset({"UNAVAILABLE", "CANCELLED"})
 # A write that failed is the news of an end whose status grpc.aio is about to read and does not call back with. Looking
@@ -229,7 +227,7 @@ class Attempts(Course):
 
     def _account(self, code: str, details: str, now: float) -> None:
         outcome = outcome_of(code)
-        hasty = now - self._attempt_started < _PATIENCE and not self._is_bounded
+        hasty = now - self._attempt_started < PATIENCE and not self._is_bounded
         if code == "DEADLINE_EXCEEDED":
             if self._committed or hasty:
                 outcome = Outcome.NEUTRAL

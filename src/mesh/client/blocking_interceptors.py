@@ -18,14 +18,14 @@ from grpc import aio
 
 from mesh.client.blocking_error import BlockingCallError
 from mesh.client.errors import CallError
-from mesh.client.judging import Policies, failure_of, is_repeatable
+from mesh.client.judging import Policies, failure_of, is_repeatable, verdict_of
 from mesh.client.retrying import AttemptFailed, attempt_again_blocking
 from mesh.clock import Clock, Dice
 from mesh.policy import BreakerPolicy, BudgetPolicy, MethodPolicy
 from mesh.resilience.breaker import Breaker
 from mesh.resilience.budget import Budget
 from mesh.resilience.hops import CURRENT, Hop, attempts_allowed, deadline_of, entries_of
-from mesh.resilience.outcome import BREAKER_IS_OPEN, Outcome, outcome_of
+from mesh.resilience.outcome import BREAKER_IS_OPEN, Outcome
 from mesh.resilience.retry import Retries, Stop
 from mesh.wallclock import CLOCK, DICE
 
@@ -219,18 +219,20 @@ class BreakerInterceptor(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClien
             nothing = aio.Metadata()
             raise BlockingCallError(CallError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, BREAKER_IS_OPEN))
 
-        def record(outcome: Outcome) -> None:
+        def record(code: str | None) -> None:
             with self._lock:
                 now = self._clock.monotonic()
-                permit.record(outcome, now, self._dice.random(), now - started, kind)
+                took = now - started
+                outcome = verdict_of(code, took) if code is not None else Outcome.NEUTRAL
+                permit.record(outcome, now, self._dice.random(), took, kind)
 
         try:
             call = continuation(details, request)
         except BaseException:
-            record(Outcome.NEUTRAL)
+            record(None)
             raise
         if hasattr(call, "add_done_callback"):
-            call.add_done_callback(lambda ended: record(outcome_of(ended.code().name)))
+            call.add_done_callback(lambda ended: record(ended.code().name))
         else:
-            record(outcome_of(call.code().name))
+            record(call.code().name)
         return call

@@ -21,14 +21,14 @@ from grpc import aio
 
 from mesh.client.ended import peek, was_cancelled_here
 from mesh.client.errors import CallError
-from mesh.client.judging import Policies, failure_of, is_repeatable
+from mesh.client.judging import Policies, failure_of, is_repeatable, verdict_of
 from mesh.client.retrying import AttemptFailed, attempt_again
 from mesh.clock import Clock, Dice
 from mesh.policy import BreakerPolicy, BudgetPolicy, MethodPolicy
 from mesh.resilience.breaker import Breaker, Permit
 from mesh.resilience.budget import Budget
 from mesh.resilience.hops import CURRENT, Hop, attempts_allowed, deadline_of, entries_of
-from mesh.resilience.outcome import BREAKER_IS_OPEN, Outcome, outcome_of
+from mesh.resilience.outcome import BREAKER_IS_OPEN, Outcome
 from mesh.resilience.retry import Retries, Stop
 from mesh.wallclock import CLOCK, DICE
 
@@ -230,7 +230,8 @@ class BreakerInterceptor(aio.UnaryUnaryClientInterceptor):
 
     def _ended(self, permit: Permit, call: Any, started: float, kind: str | None) -> None:
         code, now = peek(call.code()), self._clock.monotonic()
-        permit.record(outcome_of(code.name), now, self._dice.random(), now - started, kind)
+        took = now - started
+        permit.record(verdict_of(code.name, took), now, self._dice.random(), took, kind)
 
 
 class _BreakerStreams(aio.UnaryStreamClientInterceptor):

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Mapping
 
 from mesh.contract.policies import policies_of
 from mesh.policy import DEFAULT_POLICY, MethodPolicy
-from mesh.resilience.outcome import was_surely_not_processed
+from mesh.resilience.outcome import Outcome, outcome_of, was_surely_not_processed
 from mesh.resilience.retry import PUSHBACK, Failure
 
 Pairs = Iterable[tuple[str, str | bytes]]
+
+PATIENCE = 0.5
+"""Seconds. A deadline shorter than that says more about the caller than about the endpoint that missed it."""
 
 
 def failure_of(
@@ -22,6 +25,13 @@ def failure_of(
 def is_repeatable(policy: MethodPolicy, request: object) -> bool:
     """Tell whether this request may be sent again whatever happened to it: by contract, or by its request_id."""
     return policy.idempotent or (policy.has_request_id and bool(getattr(request, "request_id", "")))
+
+
+def verdict_of(code: str, took: float) -> Outcome:
+    """Return what a call of so many seconds on a plain channel says of its target."""
+    if code == "DEADLINE_EXCEEDED" and took < PATIENCE:
+        return Outcome.NEUTRAL
+    return outcome_of(code)
 
 
 class Policies:
