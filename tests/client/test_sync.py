@@ -26,6 +26,7 @@ import mesh
 from mesh.client import sync
 from mesh.client.blocking_call import BlockingCall
 from mesh.client.blocking_error import BlockingCallError
+from mesh.client.sync_attempt import ThreadAttempt
 from mesh.credentials import server_credentials
 from mesh.instance import Instance, View
 from mesh.policy import Balancer, BreakerPolicy, MethodPolicy
@@ -135,12 +136,12 @@ def in_thread(work: Callable[[], Any]) -> Future[Any]:
     return future
 
 
-def ok_calls(channel: Any) -> float:
-    """Count the calls of UU in this process that succeeded."""
+def ended_as(channel: Any, code: str) -> float:
+    """Count the calls of UU in this process that ended so."""
     with channel._thread.gate, channel._thread.state:
         for tally in channel._inner._pool.tallies:
             tally.flush()
-    return counted("mesh_client_calls_total", service=SERVICE, method="UU", code="OK")
+    return counted("mesh_client_calls_total", service=SERVICE, method="UU", code=code)
 
 
 # -- the plain road
@@ -226,12 +227,12 @@ def traces_of(channel: Any, calls: int) -> tuple[Any, ...]:
 
     monkeypatch.setattr("mesh.resilience.budget.Budget.deposit", lambda _, now: depositing(now))
     answered = [s.connection.answered for s in slots_of(channel)]
-    ok = ok_calls(channel)
+    ok = ended_as(channel, "OK")
     for _ in range(calls):
         channel.unary_unary(UU)(b"x")
     monkeypatch.undo()
     gained = [s.connection.answered - was for s, was in zip(slots_of(channel), answered, strict=True)]
-    return told, deposits, gained, ok_calls(channel) - ok, in_flight(channel)
+    return told, deposits, gained, ended_as(channel, "OK") - ok, in_flight(channel)
 
 
 def test_a_plain_call_leaves_the_same_traces_as_one_in_steps(channel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,6 +419,31 @@ def test_a_call_ends_with_the_incoming_call_that_it_is_made_for(channel: Any, se
     assert in_flight(channel) == 0
 
 
+def test_a_call_that_is_answered_as_its_incoming_call_ends_counts_once(
+    channel: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hop = Hop(time.monotonic() + 30, lambda: None)
+    run = ThreadAttempt.run
+
+    def answered_and_then_cancelled(attempt: ThreadAttempt, *, telling: bool) -> Any:
+        response = run(attempt, telling=telling)
+        hop.close(cancelled=True)
+        passed = threading.Event()
+        channel._thread.post(passed.set)
+        assert passed.wait(10)
+        return response
+
+    def made() -> Any:
+        CURRENT.set(hop)
+        return channel.unary_unary(UU)(b"x", timeout=60)
+
+    monkeypatch.setattr(ThreadAttempt, "run", answered_and_then_cancelled)
+    before = ended_as(channel, "OK"), ended_as(channel, "CANCELLED")
+    assert in_thread(made).result(10) == b"x"
+    assert (ended_as(channel, "OK"), ended_as(channel, "CANCELLED")) == (before[0] + 1, before[1])
+    assert in_flight(channel) == 0
+
+
 def test_an_incoming_call_hands_on_its_deadline_without_the_loop(
     channel: Any, servers: Servers, on_the_loop: list[Any]
 ) -> None:
@@ -574,7 +600,7 @@ def test_nothing_is_lost_when_instances_flap_under_sixteen_threads(servers: Serv
                 stop.wait(0.1)
 
         flapping = in_thread(flap)
-        before = ok_calls(channel)
+        before = ended_as(channel, "OK")
         try:
             with ThreadPoolExecutor(16) as threads:
                 sent = [str(number).encode() for number in range(4000)]
@@ -583,7 +609,7 @@ def test_nothing_is_lost_when_instances_flap_under_sixteen_threads(servers: Serv
             stop.set()
             flapping.result(20)
         until(lambda: in_flight(channel) == 0)
-        assert ok_calls(channel) - before == 4000
+        assert ended_as(channel, "OK") - before == 4000
 
         def all_closed() -> bool:
             unary(b"x")

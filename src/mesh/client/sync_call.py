@@ -111,9 +111,15 @@ class ThreadCall(UnaryUnaryCall):
         return response, AnsweredCall(response, attempt.call) if telling else None
 
     def _cancel_from_afar(self) -> None:
-        self._thread.post(self.cancel)
+        self._thread.post(self._cancel_attempt)
 
     # -- on the loop
+
+    def _cancel_attempt(self) -> None:
+        """Its thread, which waits for the attempt, ends the call: with the answer, if that was faster."""
+        if self._running is not None:
+            self._cancelling = True
+            self._running.cancel()
 
     def _go_on(self) -> ThreadCall:
         self._in_thread, self._looks, self._inner = False, 0, None
