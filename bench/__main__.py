@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import ROOT, guard, machine, paper, row
+from bench import ROOT, between, guard, machine, paper, row
 from bench.measure import CONTROL, Finding, Samples
 from bench.row import Measurement, Skipped
 from bench.site import Site
@@ -26,7 +26,9 @@ _VOID = 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run what is asked for. 0: measured; 1: --quick found a loss, or a row broke; 2: no such row; 3: void."""
+    """Run what is asked for. 0: measured; 1: --quick found a loss, or a row broke; 2: no such row or run; 3: void, or
+    --quick could not judge a row.
+    """
     given = _parser().parse_args(argv)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
@@ -35,6 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     measurements = row.load(given.rows)
     if given.list:
         print(paper.listing([spec for m in measurements for spec in m.specs]))
+        return 0
+    if given.compare:
+        try:
+            print(between.table(*given.compare))
+        except OSError as e:
+            print(f"no such run: {e.filename}", file=sys.stderr)
+            return 2
         return 0
     if given.page:
         paper.write_page(given.out)
@@ -64,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dry", action="store_true", help="print the figures and write nothing")
     parser.add_argument("--page", action="store_true", help="measure nothing, make the page from the JSON")
+    parser.add_argument(
+        "--compare", nargs=2, metavar=("A", "B"), help="measure nothing, compare two runs of bench/results/"
+    )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write everything there instead of docs/ and bench/results/"
     )

@@ -1,7 +1,7 @@
 """The regression guard of `--quick`: a ratio may be worse than the committed one by the noise that its row states.
 
 Ratios, not times: another machine has other microseconds, and nearly the same ratios. A row that seems to have lost is
-measured a second time before it is said to.
+measured a second time before it is said to. One that is void, which `measure` has tried twice, is not judged.
 """
 
 from __future__ import annotations
@@ -13,26 +13,30 @@ from bench.row import Measurement, Spec
 from bench.site import Site
 
 Measure = Callable[[Site, Measurement, paper.Session, str], None]
+LOST, NOT_JUDGED = 1, 3
 
 
 def check(site: Site, chosen: Sequence[Measurement], session: paper.Session, measure: Measure) -> int:
-    """Compare what was measured with docs/benchmarks.json; 1 if something was lost, else 0."""
-    committed = {row["row"]: row for row in paper.read()}
+    """Compare what was measured with docs/benchmarks.json; LOST if something was lost, NOT_JUDGED if a row that has a
+    committed ratio was void each time, else 0.
+    """
+    committed = {row["row"]: row for row in paper.read() if not row.get("void")}
+    specs = [spec for measurement in chosen for spec in measurement.specs]
     for measurement in chosen:
-        suspects = [spec.name for spec in measurement.specs if loss(spec, _last(session, spec), committed)]
-        if suspects:
+        if any(loss(spec, _best(session, spec), committed) for spec in measurement.specs):
             measure(site, measurement, session, "again:")
-    lost = []
-    for spec in (spec for m in chosen for spec in m.specs):
-        row = _last(session, spec)
-        told = loss(spec, row, committed)
-        lost += [told] if told else []
-        if not told and row and row["ratio"] is not None and spec.name in committed:
+    lost = [told for spec in specs if (told := loss(spec, _best(session, spec), committed))]
+    void = [spec.name for spec in specs if is_unjudged(session, spec, committed)]
+    for spec in specs:
+        row = _best(session, spec)
+        if row and spec.name in committed and not loss(spec, row, committed):
             print(f"  {spec.name}: {row['ratio']:.3f}, committed {_ratio(committed[spec.name])}: kept")
     for told in lost:
         print(f"  LOST {told}")
-    print(f"{len(lost)} lost." if lost else "Nothing was lost.")
-    return 1 if lost or session.broken else 0
+    print(f"{len(lost)} lost." if lost else "Nothing that was judged is lost." if void else "Nothing was lost.")
+    if void:
+        print(f"Not judged, because the same against itself was out of bounds twice: {', '.join(void)}.")
+    return LOST if lost or session.broken else NOT_JUDGED if void else 0
 
 
 def loss(spec: Spec, row: paper.Row | None, committed: dict[str, paper.Row]) -> str:
@@ -46,9 +50,15 @@ def loss(spec: Spec, row: paper.Row | None, committed: dict[str, paper.Row]) -> 
     return f"{spec.name}: {row['ratio']:.3f}, committed {known['ratio']:.3f}, with its noise {allowed:.3f}"
 
 
-def _last(session: paper.Session, spec: Spec) -> paper.Row | None:
-    """Return the better of a row's measurements: what was reached once is not lost."""
-    found = [row for row in session.rows if row["row"] == spec.name and row["ratio"] is not None]
+def is_unjudged(session: paper.Session, spec: Spec, committed: dict[str, paper.Row]) -> bool:
+    """Tell whether a row that there is something to compare with was measured, and void each time."""
+    rows = [row for row in session.rows if row["row"] == spec.name and row["ratio"] is not None]
+    return spec.name in committed and bool(rows) and _best(session, spec) is None
+
+
+def _best(session: paper.Session, spec: Spec) -> paper.Row | None:
+    """Return the better of a row's measurements that are not void: what was reached once is not lost."""
+    found = [r for r in session.rows if r["row"] == spec.name and r["ratio"] is not None and not r.get("void")]
     return (min if spec.lower else max)(found, key=lambda row: row["ratio"]) if found else None
 
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from bench import ROOT
+
 _PACKAGES = (
     "grpc-mesh",
     "grpcio",
@@ -41,8 +43,8 @@ def facts() -> dict[str, str | int]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what is compared, as far as it is here."""
-    found = {"python": platform.python_version()}
+    """Return the versions of what is compared, as far as it is here, and the commit of this very code."""
+    found = {"python": platform.python_version(), "commit": commit()}
     for package in _PACKAGES:
         try:
             found[package] = version(package)
@@ -53,6 +55,12 @@ def versions() -> dict[str, str]:
         if path and (told := _told([path, *args])):
             found[program] = told
     return found
+
+
+def commit() -> str:
+    """Return the commit that is checked out, with a + where files differ from it; "unknown" outside of a repository."""
+    told = _output(["git", "-C", str(ROOT), "describe", "--always", "--abbrev=10", "--exclude=*", "--dirty=+"])
+    return told.strip() or "unknown"
 
 
 def busy(seconds: float = 1.0) -> float:
@@ -72,9 +80,12 @@ def _ticks() -> tuple[int, int]:
 
 
 def _told(argv: Sequence[str]) -> str:
+    match = _VERSION.search(_output(argv))
+    return match.group() if match else ""
+
+
+def _output(argv: Sequence[str]) -> str:
     try:
-        output = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False).stdout
+        return subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    match = _VERSION.search(output)
-    return match.group() if match else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,8 +29,10 @@ _PARTS = {
         "and ours follow the same events, in turns: each has registrations of its own form in one etcd, and an event "
         "is one write. go-zero calls the less loaded of two, so ours does the same beside it, and calls in turns "
         "beside grpc-go. Instances are mesh servers that take 5 ms for a call. Calls are made at fixed times, a "
-        "thousand a second over two instances, so an instance is called every 2 ms, and times shorter than that count "
-        "as equal. A process that is killed takes some milliseconds until its connections end.",
+        "thousand a second over two instances, so an instance is called every 2 ms: one that leaves may have had its "
+        "last call before it said so, which counts as 0. A process that is killed takes some milliseconds until its "
+        "connections end. An attempt of ours is noted when it is handed to gRPC, one in Go when its connection has "
+        "taken it: what gRPC would not take any more counts against ours alone.",
     ),
     "edge": (
         "The edge",
@@ -50,51 +53,91 @@ _PARTS = {
 _HEAD = """\
 # Beside the others
 
-What the mesh costs, measured beside what one would use instead, on one machine and in one session. {summary}
+What the mesh costs, measured beside what one would use instead, {where}. {summary}
 
 ```console
 $ make bench                    # every row, some 20 minutes; writes this page
 $ make bench ROW=client         # the rows of one part, or one: ROW=client.three
 $ make bench-quick              # under two minutes: fails where a ratio got worse than its noise
 $ python -m bench --list        # the rows and their goals
+$ python -m bench --compare A B # two runs kept under bench/results/, row by row
 ```
 
 This page is made from [benchmarks.json](benchmarks.json) by those commands; do not edit it. Figures are of the machine
 they were made on, ratios less so: compare ratios.
 
 **How it is measured.** CPU time per call, by the kernel's account of the process that is meant, in short blocks that
-alternate: baseline, ours, baseline again, at least 20 rounds and mostly in three fresh processes. Each round gives a
-ratio; the median of them is the figure, and in brackets stands its 95 % bootstrap interval. `A/A` is the second block
-of the baseline over the first: the same thing against itself. Outside of 0.97 to 1.03 a row counts for nothing, and a
-session whose own control is outside counts for nothing at all. Latencies come from an open loop with a fixed schedule
-(`bench/openloop.py`): they count from when a call was due, so waiting for a turn is part of them. The values of every
-round are kept under `bench/results/`.
+alternate: baseline, ours, baseline again, mostly in three fresh processes. The first fifth of a block only warms up.
+`n` says how many rounds there were, or how often the same thing was looked at. Each round gives a ratio; the median of
+them is the figure, and in brackets stands its 95 % bootstrap interval. A goal that lies within the interval is met, or
+not, within the noise. `A/A` is the second block of the baseline over the first: the same thing against itself. Outside
+of 0.97 to 1.03 a row is void: it counts for nothing, and its goal not as met. A session whose own control is outside
+counts for nothing at all. Latencies come from an open loop with a fixed schedule (`bench/openloop.py`): they count
+from when a call was due, so waiting for a turn is part of them. The values of every round are kept under
+`bench/results/`.
 """
 
 
 def page(rows: Sequence[Row], sessions: Sequence[Mapping[str, Any]]) -> str:
     """Return the page."""
-    goals = [row for row in rows if row["goal"] is not None]
-    met = sum(bool(row["met"]) for row in goals)
-    summary = f"{len(rows)} rows; {len(goals)} have a goal, {met} of these are met."
-    parts = [_HEAD.format(summary=summary)]
+    parts = [_HEAD.format(where=_where(rows, sessions), summary=_summary(rows))]
     for name in dict.fromkeys(row["row"].partition(".")[0] for row in rows):
         parts.append(_part(name, [row for row in rows if row["row"].partition(".")[0] == name]))
-    missed = [row for row in goals if row["met"] is False]
+    missed = [row for row in rows if row["goal"] is not None and not row["met"]]
     if missed:
         parts.append("## Not met\n\n" + "\n".join(map(_missed, missed)) + "\n")
     parts.append("## Sessions\n\n" + "\n".join(map(_session, sessions)) + "\n")
     return "\n".join(parts)
 
 
+def _where(rows: Sequence[Row], sessions: Sequence[Mapping[str, Any]]) -> str:
+    machines = len({json.dumps(session["machine"], sort_keys=True) for session in sessions})
+    runs = len({row["session"] for row in rows})
+    return f"on {_many(max(1, machines), 'machine')} and in {_many(runs, 'session')}"
+
+
+def _many(number: int, what: str) -> str:
+    return f"one {what}" if number == 1 else f"{number} {what}s"
+
+
+def _summary(rows: Sequence[Row]) -> str:
+    """Return how many goals were met; whatever has a goal is counted once."""
+    goals = [row for row in rows if row["goal"] is not None]
+    counted = []
+    for text, those in (
+        ("met", [row for row in goals if row["met"]]),
+        ("not", [row for row in goals if row["met"] is False]),
+        ("void", [row for row in goals if row.get("void")]),
+        ("skipped", [row for row in goals if row.get("skipped")]),
+    ):
+        near = sum(map(is_near, those))
+        if those:
+            counted.append(f"{len(those)} {text}" + (f" ({near} of them within the noise)" if near else ""))
+    return f"{len(rows)} rows, {len(goals)} of them with a goal: {', '.join(counted) or 'none measured'}."
+
+
+def is_near(row: Row) -> bool:
+    """Tell whether the interval goes over the goal: another run may say the opposite of what `met` says."""
+    if row["met"] is None or row["low"] is None:
+        return False
+    best, worst = (row["low"], row["high"]) if row["better"] == "lower" else (row["high"], row["low"])
+    doubtful = worst if row["met"] else best
+    return (doubtful <= row["goal"] if row["better"] == "lower" else doubtful >= row["goal"]) is not row["met"]
+
+
 def _part(name: str, rows: Sequence[Row]) -> str:
     title, about = _PARTS.get(name, (name, ""))
     head = [f"## {title}", ""] + ([about, ""] if about else [])
     head += [
-        "| row | ours | against | ratio | goal | met | A/A |",
-        "|---|---|---|---|---|---|---|",
+        "| row | ours | against | ratio | goal | met | A/A | n |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    notes = [f"- `{row['row']}`: {row['notes']}." for row in rows if row.get("notes")]
+    notes = []
+    for row in rows:
+        # What a void row would tell of its parts is as void as the whole.
+        told = [] if row.get("void") else [*filter(None, [row.get("notes")]), *_third(row)]
+        notes += [f"- `{row['row']}`: {'; '.join(told)}."] if told else []
+    notes += [""] if notes and pictures(rows) else []
     notes += [f"![{title}: cost against fleet size]({picture})" for picture in pictures(rows)]
     return "\n".join([*head, *map(_line, rows), "", *notes, *([""] if notes else [])])
 
@@ -103,23 +146,31 @@ def _line(row: Row) -> str:
     what = f"`{row['command']}`<br>{row['about']}"
     against = row["against"] or "–"
     if row.get("skipped"):
-        return f"| {what} | skipped: {row['skipped']} | {against} | – | {_goal(row)} | – | – |"
+        return f"| {what} | skipped: {row['skipped']} | {against} | – | {_goal(row)} | – | – | – |"
     unit = row["unit"]
     ours = f"{amount(row['ours'])} {unit}" + "".join(f"<br>{fact}" for fact in _facts(row))
     if row["baseline"] is not None:
-        against += f": {amount(row['baseline'])} {unit}"
+        against += f": {amount(row['baseline'])} {unit}" + "".join(f"<br>{f}" for f in _facts(row, "baseline_"))
     ratio = "–"
     if row["ratio"] is not None:
         ratio = f"**{row['ratio']:.2f}** ({row['low']:.2f} to {row['high']:.2f})"
     control = f"{row['control']:.2f}" if row.get("control") else "–"
-    return f"| {what} | {ours} | {against} | {ratio} | {_goal(row)} | {verdict(row)} | {control} |"
+    cells = (what, ours, against, ratio, _goal(row), verdict(row), control, f"{row.get('rounds') or '–'}")
+    return f"| {' | '.join(cells)} |"
 
 
 _SHOWN = {"p50_ms": "p50 {} ms", "p99_ms": "p99 {} ms", "calls_per_s": "{} calls/s", "memory_mb": "{} MB"}
 
 
-def _facts(row: Row) -> list[str]:
-    return [form.format(amount(row[name])) for name, form in _SHOWN.items() if row.get(name) is not None]
+def _facts(row: Row, whose: str = "") -> list[str]:
+    found = {name: row.get(whose + name) for name in _SHOWN}
+    return [_SHOWN[name].format(amount(value)) for name, value in found.items() if value is not None]
+
+
+def _third(row: Row) -> list[str]:
+    """Return the figures of what else ran in turns with both."""
+    facts = _facts(row, "proxyless_")
+    return [f"`xds:///` fed by our control plane: {', '.join(facts)}"] if facts else []
 
 
 def _goal(row: Row) -> str:
@@ -133,6 +184,10 @@ def _goal(row: Row) -> str:
 def _missed(row: Row) -> str:
     value = row["ratio"] if row["ratio"] is not None else row["ours"]
     told = f"- `{row['row']}`: {amount(value)}, asked for was {_goal(row)}."
+    if row.get("skipped"):
+        return f"- `{row['row']}`: not measured, {row['skipped']}; asked for was {_goal(row)}."
+    if row.get("void"):
+        return f"{told} Void: the same against itself came to {row['control']:.2f}, so neither is known."
     return f"{told} {row['limit']}" if row.get("limit") else told
 
 
@@ -158,14 +213,17 @@ def verdict(row: Row) -> str:
     bound = row["moonshot"]
     if row["met"] and bound is not None and (value <= bound if row["better"] == "lower" else value >= bound):
         return "yes, moonshot"
-    return "yes" if row["met"] else "**no**"
+    return ("yes" if row["met"] else "**no**") + (", within the noise" if is_near(row) else "")
 
 
 def amount(value: float | None) -> str:
     """Return a figure with three digits that count."""
     if value is None:
         return "–"
-    if value == 0 or not math.isfinite(value):
+    if not value:
+        return "0"
+    if not math.isfinite(value):
         return f"{value:g}"
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{min(digits, 4)}f}"
+    told = f"{value:,.{min(digits, 4)}f}"
+    return told if float(told.replace(",", "")) else "0"

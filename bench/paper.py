@@ -12,7 +12,7 @@ from bench import ROOT
 from bench.curves import pictures
 from bench.measure import CONTROL, Finding
 from bench.page import amount, page, verdict
-from bench.row import ORDER, Spec, record
+from bench.row import ORDER, Spec, flat, nested, record
 
 DOCS, RESULTS = ROOT / "docs", ROOT / "bench" / "results"
 Row = dict[str, Any]
@@ -57,7 +57,7 @@ class Session:
             "busy_before_percent": self.busy,
             "controls": [round(control, 4) for control in self.controls],
             "void": self.is_void,
-            "rows": self.rows,
+            "rows": [nested(row) for row in self.rows],
             "samples": self.samples,
         }
 
@@ -65,8 +65,7 @@ class Session:
 def read(folder: Path | None = None) -> list[Row]:
     """Return the rows of the last runs."""
     path = (folder or DOCS) / "benchmarks.json"
-    rows: list[Row] = json.loads(path.read_text()) if path.exists() else []
-    return rows
+    return list(map(flat, json.loads(path.read_text()))) if path.exists() else []
 
 
 def write(session: Session, out: Path | None = None) -> None:
@@ -77,7 +76,7 @@ def write(session: Session, out: Path | None = None) -> None:
     if session.is_void:
         return
     rows = merged(read(out), session.rows)
-    text = "[\n" + ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in rows) + "\n]\n"
+    text = "[\n" + ",\n".join(f"  {json.dumps(nested(row), ensure_ascii=False)}" for row in rows) + "\n]\n"
     ((out or DOCS) / "benchmarks.json").write_text(text)
     write_page(out)
 

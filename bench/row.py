@@ -56,17 +56,10 @@ class Spec:
 
     def is_met(self, found: Finding) -> bool | None:
         """Tell whether the goal is met; None where there is none, or where the control says that nothing is known."""
-        return self._reaches(found, self.goal)
-
-    def is_moonshot(self, found: Finding) -> bool | None:
-        """Tell whether the moonshot is."""
-        return self._reaches(found, self.moonshot)
-
-    def _reaches(self, found: Finding, bound: float | None) -> bool | None:
-        if bound is None or found.is_void:
+        if self.goal is None or found.is_void:
             return None
         value = found.ratio if found.ratio is not None else found.ours
-        return value <= bound if self.lower else value >= bound
+        return value <= self.goal if self.lower else value >= self.goal
 
 
 @dataclass(frozen=True)
@@ -114,8 +107,12 @@ def _place(name: str) -> int:
     return ORDER.index(module) if module in ORDER else len(ORDER)
 
 
+PROMISED = ("row", "ours", "baseline", "ratio", "low", "high", "goal", "moonshot", "met", "command")
+"""What every line of docs/benchmarks.json has, in this order."""
+
+
 def record(spec: Spec, found: Finding | None, *, session: str, skipped: str = "") -> dict[str, Any]:
-    """Return the row as docs/benchmarks.json has it."""
+    """Return the row as all code here has it; `paper` writes what is not in `PROMISED` under one key, "detail"."""
     found_or_empty = found if found is not None else Finding(float("nan"))
     row: dict[str, Any] = {
         "row": spec.name,
@@ -141,10 +138,22 @@ def record(spec: Spec, found: Finding | None, *, session: str, skipped: str = ""
         row |= {key: _short(value) for key, value in found.facts.items()}
         row |= {"control": _short(found.control)} if found.control is not None else {}
         row |= {"spread": [_short(value) for value in found.spread]} if found.spread else {}
+        row |= {"rounds": min(map(len, found.samples.values()))} if found.samples else {}
         row |= {"notes": found.notes} if found.notes else {}
         row |= {"void": True} if found.is_void else {}
         row |= {"limit": spec.limit} if spec.limit and row["met"] is False else {}
     return row
+
+
+def nested(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row as it is written."""
+    more = {key: value for key, value in row.items() if key not in PROMISED}
+    return {key: row[key] for key in PROMISED} | {"detail": more}
+
+
+def flat(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row that was written as all code here has it."""
+    return {**{key: value for key, value in written.items() if key != "detail"}, **written["detail"]}
 
 
 def _short(value: Any) -> Any:

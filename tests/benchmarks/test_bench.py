@@ -19,7 +19,7 @@ from bench import curves, paper, row
 from bench.site import Site
 
 ROOT = Path(__file__).parents[2]
-KEYS = {"row", "ours", "baseline", "ratio", "low", "high", "goal", "moonshot", "met", "command"}
+KEYS = ["row", "ours", "baseline", "ratio", "low", "high", "goal", "moonshot", "met", "command"]
 
 
 def bench(*args: str, timeout: float = 100) -> subprocess.CompletedProcess[str]:
@@ -27,8 +27,9 @@ def bench(*args: str, timeout: float = 100) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
 
 
-def check_shape(found: dict[str, Any]) -> None:
-    assert found.keys() >= KEYS, found
+def check_shape(written: dict[str, Any]) -> None:
+    assert list(written) == [*KEYS, "detail"], written
+    found = row.flat(written)
     assert found["command"] == f"python -m bench {found['row']}"
     for key in ("ours", "baseline", "ratio", "low", "high", "goal", "moonshot"):
         assert found[key] is None or (isinstance(found[key], int | float) and math.isfinite(found[key])), found
@@ -61,17 +62,18 @@ def test_rows_are_measured_and_written(rows: list[str], tmp_path: Path) -> None:
     assert {r["row"] for r in written} == {n for n in names if n in rows or n.partition(".")[0] in rows}
     for found in written:
         check_shape(found)
-        assert not found.get("skipped"), found
+        assert not found["detail"].get("skipped"), found
         assert f"`{found['command']}`" in (tmp_path / "benchmarks.md").read_text()
     (session,) = tmp_path.glob("2*.json")
     kept = json.loads(session.read_text())
     assert kept["samples"].keys() == {r["row"] for r in written}
     assert {"cores", "memory_gb"} <= kept["machine"].keys()
-    assert {"python", "grpcio"} <= kept["versions"].keys()
+    assert {"python", "grpcio", "commit"} <= kept["versions"].keys()
 
 
 def test_rows_measured_again_replace_their_own_lines_and_leave_the_others(tmp_path: Path) -> None:
-    before = [{**dict.fromkeys(KEYS), "row": name, "session": "before"} for name in ("edge.get", "startup.size")]
+    names = ("edge.get", "startup.size")
+    before = [{**dict.fromkeys(KEYS), "row": name, "detail": {"session": "before"}} for name in names]
     (tmp_path / "benchmarks.json").write_text(json.dumps(before))
     session = paper.Session("now", {"cores": 2, "memory_gb": 4, "system": "Linux"}, {"python": "3"}, controls=[1.0])
     session.skip([row.Spec("startup.size", "ours")], "a test")
@@ -147,7 +149,7 @@ def test_the_committed_rows_have_the_shape_that_is_promised_and_the_page_is_made
 
     assert committed
     for found in committed:
-        check_shape(found)
+        check_shape(row.nested(found))
         assert found["row"] in known
         assert (paper.RESULTS / f"{found['session']}.json").exists()
     assert (paper.DOCS / "benchmarks.md").read_text() == paper.made()

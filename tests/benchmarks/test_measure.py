@@ -10,12 +10,16 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bench import cores, guard, openloop
+from bench import between, cores, guard, openloop, page, paper
+from bench.__main__ import main
 from bench.measure import Arm, Finding, Samples, alone, compare, cpu_ns, interval, rounds
-from bench.row import Spec, record
+from bench.row import PROMISED, Measurement, Spec, flat, nested, record
+from bench.site import Site
 
 
 def samples(ours: float, baseline: float, *, again: float = 1.0) -> Samples:
@@ -177,3 +181,122 @@ def test_a_guard_tells_a_loss_beyond_the_noise_of_its_row_and_nothing_else() -> 
     assert guard.loss(spec, {"row": "x.y", "ratio": 2.0}, {}) == ""
     assert guard.loss(most, {"row": "x.y", "ratio": 0.7}, committed) == ""
     assert guard.loss(most, {"row": "x.y", "ratio": 0.5}, committed)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code", "told"),
+    [
+        ((1.04, 1.00), None, 0, "Nothing was lost."),
+        ((1.20, 1.00), (1.04, 1.00), 0, "Nothing was lost."),
+        ((1.20, 1.00), (1.20, 1.00), 1, "1 lost."),
+        ((1.20, 1.00), (0.90, 1.05), 1, "1 lost."),  # a void row is no reprieve
+        ((1.20, 1.05), None, 3, "Not judged"),
+        ((1.00, 1.05), None, 3, "Not judged"),
+    ],
+)
+def test_a_guard_judges_by_rows_that_are_not_void(
+    first: tuple[float, float],
+    second: tuple[float, float] | None,
+    code: int,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    spec = Spec("x.y", "ours", noise=0.05)
+    session = paper.Session("now", {}, {})
+    monkeypatch.setattr(paper, "read", lambda: [{"row": "x.y", "ratio": 1.00}])
+
+    def measure(ratio: float, control: float) -> None:
+        session.add(spec, samples(ratio * (1 + control) / 2, 1.0, again=control).compared("ours"))
+
+    def again(*_: object) -> None:
+        assert second is not None, "measured again for nothing"
+        measure(*second)
+
+    measure(*first)
+    with Site(tell=lambda _: None) as site:
+        assert guard.check(site, [Measurement((spec,), lambda _: {})], session, again) == code
+    assert told in capsys.readouterr().out
+
+
+def found(ratio: float, low: float, high: float, **more: Any) -> dict[str, Any]:
+    return record(Spec("x.y", "ours", "theirs", **more), Finding(ratio, 1.0, ratio, low, high), session="s")
+
+
+def test_a_row_is_written_with_the_promised_keys_first_and_all_else_under_one() -> None:
+    row = found(1.0, 0.9, 1.1, goal=1.05)
+
+    written = nested(row)
+
+    assert list(written) == [*PROMISED, "detail"]
+    assert flat(written) == row
+
+
+def test_a_goal_inside_of_the_interval_is_met_or_not_within_the_noise() -> None:
+    told = {
+        "yes": found(1.00, 0.98, 1.04, goal=1.05),
+        "yes, within the noise": found(1.00, 0.98, 1.08, goal=1.05),
+        "**no**": found(1.20, 1.10, 1.30, goal=1.05),
+        "**no**, within the noise": found(1.08, 1.02, 1.10, goal=1.05),
+        "yes, moonshot": found(5.1, 4.0, 6.0, goal=3.0, moonshot=5.0, lower=False),
+    }
+
+    assert {page.verdict(row): row for row in told.values()} == told
+    assert page.verdict(found(3.1, 2.9, 3.3, goal=3.0, lower=False)) == "yes, within the noise"
+    assert page.verdict(found(2.9, 2.8, 3.1, goal=3.0, lower=False)) == "**no**, within the noise"
+
+
+def test_what_the_page_counts_adds_up_and_void_rows_stand_under_not_met_without_their_notes() -> None:
+    void = found(1.0, 0.9, 1.1, goal=1.05) | {"void": True, "met": None, "control": 1.08, "notes": "of it -0"}
+    rows = [
+        found(1.0, 0.9, 1.1, goal=1.05),
+        found(1.2, 1.1, 1.3, goal=1.05),
+        void | {"row": "x.void"},
+        record(Spec("x.gone", "ours", goal=1.0), None, session="s", skipped="no Go here"),
+        found(1.0, 0.9, 1.1),
+    ]
+
+    text = page.page(rows, [])
+
+    told = "5 rows, 4 of them with a goal: 1 met (1 of them within the noise), 1 not, 1 void, 1 skipped."
+    assert told in text
+    assert "one session" in text
+    missed = text.partition("## Not met")[2]
+    assert "`x.y`: 1.20" in missed
+    assert "`x.void`: 1.00, asked for was ≤ 1.05. Void: the same against itself came to 1.08" in missed
+    assert "`x.gone`: not measured, no Go here" in missed
+    assert "-0" not in text
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, -0.00001])
+def test_nothing_has_no_sign(value: float) -> None:
+    assert page.amount(value) == "0"
+
+
+def test_two_runs_are_compared_row_by_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(name: str, **rows: tuple[float, float, float]) -> str:
+        session = paper.Session(name, {"cores": 2, "memory_gb": 4, "system": "Linux"}, {}, controls=[1.0])
+        for row, figures in rows.items():
+            spec = Spec(f"x.{row}", "ours", "theirs")
+            session.add(spec, Finding(figures[0], 1.0, *figures))
+        paper.write(session, tmp_path)
+        return str(tmp_path / f"{name}.json")
+
+    old = run("old", same=(1.0, 0.9, 1.1), worse=(1.0, 0.9, 1.1), better=(1.0, 0.9, 1.1), gone=(1.0, 0.9, 1.1))
+    new = run("new", same=(1.05, 1.0, 1.2), worse=(1.3, 1.2, 1.4), better=(0.5, 0.4, 0.6))
+
+    assert main(["--compare", old, new]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[-1] for line in lines[:3]] == ["overlap", "APART, worse", "APART, better"]
+    assert lines[0].split()[:5] == ["x.same", "1.00", "(0.900", "to", "1.10)"]
+    assert lines[3] == f"Only in {old}: x.gone."
+    assert main(["--compare", old, "never"]) == 2
+    assert "no such run" in capsys.readouterr().err
+
+
+def test_void_rows_and_runs_are_not_compared() -> None:
+    row = found(1.0, 0.9, 1.1)
+
+    assert between.verdict(row, row) == "overlap"
+    assert between.verdict(row, row | {"void": True}) == "not comparable"
+    assert between.verdict(row, row | {"low": None, "high": None}) == "no interval"
