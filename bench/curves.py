@@ -74,10 +74,11 @@ def _of_watchers(points: Sequence[Point]) -> str:
         "What one change costs those who watch a fleet",
         "Solid: resolvers of the mesh. Dashed: bare stubs of etcd's Watch that keep nothing.",
         [
-            panel("Noticed after, median", "ms", "p50_ms", "raw_p50_ms"),
+            panel("Noticed after, the median watcher", "ms", "p50_ms", "raw_p50_ms"),
             panel("CPU of each watcher", "ms", "cpu_ms", "raw_cpu_ms"),
             panel("Bytes from etcd to each watcher", "bytes", "bytes", "raw_bytes"),
             panel("Memory of each watcher", "MB", "memory_mb"),
+            *_of_etcd(points, "watchers"),
         ],
     )
 
@@ -90,12 +91,23 @@ def _of_plane(points: Sequence[Point]) -> str:
         "What one change costs the control plane",
         "Clients are xDS streams that ask for the service's endpoints.",
         [
-            panel("At every client after, median", "ms", "p50_ms"),
+            panel("The last client has it after", "ms", "last_ms")
+            if "last_ms" in points[0]
+            else panel("The median client has it after", "ms", "p50_ms"),
             panel("CPU of the control plane", "ms", "cpu_ms"),
             panel("Bytes to each client", "bytes", "bytes"),
             panel("Memory of the control plane", "MB", "memory_mb"),
+            *_of_etcd(points, "clients"),
         ],
     )
+
+
+def _of_etcd(points: Sequence[Point], who: str) -> list[Panel]:
+    """Return the account of etcd itself; the first runs did not take it."""
+    if "etcd_cpu_ms" not in points[0]:
+        return []
+    names = {"CPU of etcd": ("ms", "etcd_cpu_ms"), "Memory of etcd": ("MB", "etcd_memory_mb")}
+    return [Panel(title, unit, _curves(points, who, name)) for title, (unit, name) in names.items()]
 
 
 def _curves(points: Sequence[Point], who: str, name: str, raw: str = "") -> list[Curve]:

@@ -15,6 +15,7 @@ from bench.site import Process, Site
 
 Changes = Sequence[tuple[Callable[[], Awaitable[object]], bool]]
 """What happens to the fleet, in turn, and whether the watchers are told of it."""
+Account = Callable[[], float]
 _PATIENCE = 20.0
 
 
@@ -28,6 +29,8 @@ class Seen:
     """Milliseconds of CPU per change told, of all that was asked about together; a value for each visit."""
     sent: list[float] = field(default_factory=list)
     """Bytes per change told, the same."""
+    etcd: list[float] = field(default_factory=list)
+    """Milliseconds of CPU per change told, of etcd."""
 
     def quantile(self, share: float) -> float:
         """Return a quantile over all changes and watchers."""
@@ -37,9 +40,13 @@ class Seen:
         """Return the median over the watchers, for each change."""
         return [statistics.median(change) for change in self.delays]
 
+    def lasts(self) -> list[float]:
+        """Return when the last watcher knew, for each change."""
+        return [max(change) for change in self.delays]
+
     def last(self) -> float:
         """Return when the last watcher knew, for the median change."""
-        return statistics.median(max(change) for change in self.delays)
+        return statistics.median(self.lasts())
 
 
 class Watching:
@@ -63,14 +70,14 @@ class Watching:
         self.count += sum(counts)
 
     async def visit(
-        self, changes: Changes, pace: float, seen: Seen, cost: Callable[[], float], sent: Callable[[], float]
+        self, changes: Changes, pace: float, seen: Seen, *, cost: Account, etcd: Account, sent: Account
     ) -> None:
         """Make changes, one every `pace` seconds, and add what the watchers saw.
 
-        cost, sent: accounts, in milliseconds and bytes, of what is asked about.
+        cost, etcd, sent: accounts: milliseconds of what is asked about and of etcd, and bytes.
         """
         begun: list[int] = []
-        before = cost(), await asyncio.to_thread(sent)
+        before = cost(), etcd(), await asyncio.to_thread(sent)
         start = time.monotonic()
         for number, (change, told) in enumerate(changes, 1):
             if told:
@@ -78,8 +85,9 @@ class Watching:
             await change()
             await asyncio.sleep(max(0.0, start + number * pace - time.monotonic()))
         seen.cpu.append((cost() - before[0]) / len(begun))
+        seen.etcd.append((etcd() - before[1]) / len(begun))
         noticed = await self._noticed(len(begun))
-        seen.sent.append((await asyncio.to_thread(sent) - before[1]) / len(begun))
+        seen.sent.append((await asyncio.to_thread(sent) - before[2]) / len(begun))
         for number, moment in enumerate(begun):
             seen.delays.append([(times[number] - moment) / 1e6 for times in noticed])
 

@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 
 from bench.fleet import MESH, RAW, Fleet
-from bench.measure import Finding, alone, compare, interval
+from bench.measure import Finding, alone, compare, cpu_ns, interval, memory_mb
 from bench.row import Spec, measures
 from bench.site import Process, Site
 from bench.watching import Seen, Watching
@@ -25,6 +25,10 @@ SIZES = (1, 100, 1_000, 10_000)
 # Watchers, and over which further processes each step is spread.
 STEPS = {1: (1,), 10: (9,), 50: (20, 20), 200: (75, 75)}
 CLIENTS = (1, 10)
+_VISITS, _VISITS_OF_MANY = 24, 8
+"""The second where there are more watchers than the rows are about."""
+_PUSHES, _PUSHES_BETWEEN = 20, 6
+"""The second for the sizes and clients that only the plot is about."""
 _STUBS = "the same watch by bare grpc stubs of etcd, which read the events and keep nothing"
 _SMALL = "the same with 100 instances"
 _IDLE = 1.5
@@ -38,7 +42,7 @@ Point = dict[str, float]
     Spec("discovery.change", "10,000 instances: CPU of a watcher for one change", goal=1.0, noise=0.2),
     Spec("discovery.growth", "what one change costs a watcher of 10,000", "a watcher of 100", noise=0.2),
     Spec("discovery.bytes", "10,000 instances, 50 watchers: bytes per change and watcher", _STUBS, noise=0.02),
-    Spec("discovery.memory", "10,000 instances: memory of one watcher", noise=0.1),
+    Spec("discovery.memory", "10,000 instances, 50 watchers: memory of each", noise=0.1),
 )
 def watchers(site: Site) -> Mapping[str, Finding]:
     """Watchers of the registry."""
@@ -46,14 +50,24 @@ def watchers(site: Site) -> Mapping[str, Finding]:
 
 
 @measures(
-    Spec("discovery.plane", "control plane, 10,000 instances: time until 10 clients have a change", _SMALL, noise=0.3),
+    Spec(
+        "discovery.plane",
+        "control plane, 10,000 instances: time until the last of 10 clients has a change",
+        _SMALL,
+        noise=0.3,
+    ),
     Spec(
         "discovery.plane-cpu",
-        "control plane, 10,000 instances, 10 clients: CPU for one change",
+        "control plane, 10,000 instances, 10 clients: its CPU for one change",
         _SMALL,
         noise=0.2,
     ),
-    Spec("discovery.plane-bytes", "control plane, 10,000 instances: bytes per change and client", _SMALL, noise=0.02),
+    Spec(
+        "discovery.plane-bytes",
+        "control plane, 10,000 instances, 10 clients: bytes per change and client",
+        _SMALL,
+        noise=0.02,
+    ),
 )
 def plane(site: Site) -> Mapping[str, Finding]:
     """The control plane between the registry and its xDS clients."""
@@ -77,7 +91,8 @@ async def _watchers(site: Site) -> dict[str, Finding]:
                     await ours.add(STEPS[count])
                     await raw.add(STEPS[count])
                     seen[size, count], idle[size, count] = await _visits(site, etcd, fleet, ours, raw)
-                    curve.append(_point(size, ours, *seen[size, count], idle[size, count], base))
+                    point = _point(size, ours, *seen[size, count], idle[size, count], base)
+                    curve.append(point | {"etcd_memory_mb": etcd.memory_mb()})
                     site.tell(_told(curve[-1]))
                 ours.close()
                 raw.close()
@@ -92,11 +107,11 @@ async def _visits(
     idle = await _idle(site, ours, raw)
     both = Seen(), Seen()
     turns = list(zip((ours, raw), (MESH, RAW), both, idle, strict=True))
-    for number in range(max(2, round((16 if ours.count <= 10 else 8) * site.scale))):
+    for number in range(max(2, round((_VISITS if ours.count <= 50 else _VISITS_OF_MANY) * site.scale))):
         for watching, prefix, seen, resting in turns if number % 2 else reversed(turns):
             await watching.forget()
             changes = [(change, True) for change in fleet.changes(prefix)]
-            await watching.visit(changes, pace, seen, watching.cpu_ms, etcd.sent)
+            await watching.visit(changes, pace, seen, cost=watching.cpu_ms, etcd=etcd.cpu_ms, sent=etcd.sent)
             seen.cpu[-1] -= resting * pace
     return both, idle[0] / ours.count
 
@@ -126,6 +141,7 @@ def _point(size: int, watching: Watching, ours: Seen, raw: Seen, idle: float, ba
         "bytes": statistics.median(ours.sent) / count,
         "raw_bytes": statistics.median(raw.sent) / count,
         "memory_mb": (watching.memory_mb() - base * len(watching)) / count,
+        "etcd_cpu_ms": statistics.median(ours.etcd),
     }
 
 
@@ -162,16 +178,24 @@ def _findings(
     )
     notice.notes = (
         f"{many} watchers share the cores of one machine and wait for each other: the first knew after"
-        f" {statistics.median(min(delays) for delays in ours.delays):.1f} ms, the last after {ours.last():.1f} ms"
+        f" {statistics.median(min(delays) for delays in ours.delays):.1f} ms, the last after {ours.last():.1f} ms; "
     )
-    memory = alone([p["memory_mb"] for p in curve if p["instances"] == largest], unit="MB")
+    (point,) = (p for p in curve if (p["instances"], p["watchers"]) == (largest, many))
+    notice.notes += _etcds(point)
     return {
         "discovery.notice": notice,
         "discovery.change": change,
         "discovery.growth": _apart(spent[largest], spent[small], "ms CPU"),
         "discovery.bytes": compare([s / many for s in ours.sent], [s / many for s in raw.sent], unit="bytes"),
-        "discovery.memory": memory,
+        # Looked at once: no repeats, so no interval.
+        "discovery.memory": Finding(point["memory_mb"], unit="MB"),
     }
+
+
+def _etcds(point: Point) -> str:
+    return (
+        f"etcd itself takes {point['etcd_cpu_ms']:.1f} ms of CPU for a change and has {point['etcd_memory_mb']:.0f} MB"
+    )
 
 
 def _apart(ours: Sequence[float], baseline: Sequence[float], unit: str) -> Finding:
@@ -193,9 +217,12 @@ async def _plane(site: Site) -> dict[str, Finding]:
                 for count in _some(site, CLIENTS):
                     clients = Watching(site, {"kind": "xds", "plane": address, "size": size})
                     await clients.add([count])
-                    seen[size, count] = await _pushes(site, fleet, clients, program)
+                    compared = size in (100, SIZES[-1]) and count == CLIENTS[-1]
+                    times = _PUSHES if compared else _PUSHES_BETWEEN
+                    seen[size, count] = await _pushes(site, etcd, fleet, clients, program, times)
                     clients.close()
-                    curve.append(_plane_point(size, count, seen[size, count], program))
+                    point = _plane_point(size, count, seen[size, count], program)
+                    curve.append(point | {"etcd_memory_mb": etcd.memory_mb()})
                     site.tell(
                         "{instances:.0f} instances, {clients:.0f} clients: {p50_ms:.1f} ms, p99 {p99_ms:.1f},"
                         " {cpu_ms:.1f} ms CPU, {bytes:.0f} bytes, {memory_mb:.0f} MB".format(**curve[-1])
@@ -213,16 +240,17 @@ def _control_plane(site: Site, etcd: _Etcd) -> tuple[Process, str]:
     return site.start(command, name="plane", env=env), address
 
 
-async def _pushes(site: Site, fleet: Fleet, clients: Watching, program: Process) -> Seen:
+async def _pushes(site: Site, etcd: _Etcd, fleet: Fleet, clients: Watching, program: Process, times: int) -> Seen:
     seen = Seen()
     await asyncio.sleep(0.5)
-    for number in range(1 + max(2, round(6 * site.scale))):
+    for number in range(1 + max(2, round(times * site.scale))):
         await clients.forget()
         come, goodbye, go = fleet.changes(MESH)
         # Who said goodbye has left the endpoints already: that its key goes is no news to a client.
         changes = ((come, True), (goodbye, True), (go, False))
         into = seen if number else Seen()  # the first is to warm up
-        await clients.visit(changes, _PLANE_PACE, into, lambda: program.cpu_ns() / 1e6, clients.received)
+        accounts = {"cost": lambda: program.cpu_ns() / 1e6, "etcd": etcd.cpu_ms, "sent": clients.received}
+        await clients.visit(changes, _PLANE_PACE, into, **accounts)
     return seen
 
 
@@ -232,6 +260,8 @@ def _plane_point(size: int, count: int, seen: Seen, program: Process) -> Point:
         "clients": count,
         "p50_ms": seen.quantile(0.5),
         "p99_ms": seen.quantile(0.99),
+        "last_ms": seen.last(),
+        "etcd_cpu_ms": statistics.median(seen.etcd),
         "cpu_ms": statistics.median(seen.cpu),
         "bytes": statistics.median(seen.sent) / count,
         "memory_mb": program.memory_mb(),
@@ -241,7 +271,8 @@ def _plane_point(size: int, count: int, seen: Seen, program: Process) -> Point:
 def _plane_findings(curve: list[Point], seen: Mapping[tuple[int, int], Seen]) -> dict[str, Finding]:
     largest, many = max(size for size, _ in seen), max(count for _, count in seen)
     ours, small = seen[largest, many], seen[min(100, largest), many]
-    time = _apart(ours.medians(), small.medians(), "ms")
+    time = _apart(ours.lasts(), small.lasts(), "ms")
+    time.notes = _etcds(next(p for p in curve if (p["instances"], p["clients"]) == (largest, many)))
     time.facts = {
         "p50_ms": ours.quantile(0.5), "p99_ms": ours.quantile(0.99),
         "curve": [{k: float(f"{v:.4g}") for k, v in point.items()} for point in curve],
@@ -275,6 +306,14 @@ class _Etcd:
 
     def __exit__(self, *_: object) -> None:
         self._member.kill()
+
+    def cpu_ms(self) -> float:
+        """Return the CPU time that it has used."""
+        return cpu_ns(self._member.pid) / 1e6
+
+    def memory_mb(self) -> float:
+        """Return its resident memory."""
+        return memory_mb(self._member.pid)
 
     def sent(self) -> float:
         """Return the bytes that it has sent to its clients."""

@@ -12,8 +12,9 @@ from bench import curves
 values = st.floats(1e-4, 1e7)
 
 
-def points(who: str, sizes: list[int], counts: list[int], value: float) -> list[dict[str, float]]:
-    names = ("p50_ms", "cpu_ms", "bytes", "memory_mb", "raw_p50_ms", "raw_cpu_ms", "raw_bytes")
+def points(who: str, sizes: list[int], counts: list[int], value: float, *, etcd: bool) -> list[dict[str, float]]:
+    names = ["p50_ms", "cpu_ms", "bytes", "memory_mb", "raw_p50_ms", "raw_cpu_ms", "raw_bytes"]
+    names += ["last_ms", "etcd_cpu_ms", "etcd_memory_mb"] if etcd else []
     return [{"instances": n, who: w, **dict.fromkeys(names, value * n * w)} for n in sizes for w in counts]
 
 
@@ -21,11 +22,14 @@ def points(who: str, sizes: list[int], counts: list[int], value: float) -> list[
     st.sets(st.integers(1, 100_000), min_size=2, max_size=5),
     st.sets(st.integers(1, 500), min_size=1, max_size=4),
     values,
+    st.booleans(),
 )
-def test_every_point_is_drawn_inside_of_the_picture(sizes: set[int], counts: set[int], value: float) -> None:
+def test_every_point_is_drawn_inside_of_the_picture(
+    sizes: set[int], counts: set[int], value: float, etcd: bool
+) -> None:
     rows = [
-        {"row": "discovery.notice", "curve": points("watchers", sorted(sizes), sorted(counts), value)},
-        {"row": "discovery.plane", "curve": points("clients", sorted(sizes), sorted(counts), value)},
+        {"row": "discovery.notice", "curve": points("watchers", sorted(sizes), sorted(counts), value, etcd=etcd)},
+        {"row": "discovery.plane", "curve": points("clients", sorted(sizes), sorted(counts), value, etcd=etcd)},
     ]
     drawn = curves.pictures(rows)
     assert drawn.keys() == {"discovery.svg", "discovery-plane.svg"}
@@ -33,7 +37,7 @@ def test_every_point_is_drawn_inside_of_the_picture(sizes: set[int], counts: set
         picture = ElementTree.fromstring(text)
         _, _, width, height = map(float, picture.attrib["viewBox"].split())
         dots = picture.findall("{http://www.w3.org/2000/svg}circle")
-        assert len(dots) == 4 * len(sizes) * len(counts)
+        assert len(dots) == (6 if etcd else 4) * len(sizes) * len(counts)
         for dot in dots:
             assert 0 < float(dot.attrib["cx"]) < width
             assert 0 < float(dot.attrib["cy"]) < height
