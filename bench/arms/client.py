@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,7 +14,7 @@ import grpc
 
 import mesh
 from bench import openloop
-from bench.arms.assembled import assembled
+from bench.arms.assembled import RetryByHand, assembled
 from bench.measure import Arm
 from bench.serving import ECHO, STREAM
 from mesh import blocking
@@ -113,22 +112,41 @@ async def three(job: Job) -> AsyncIterator[Arms]:
 
 @asynccontextmanager
 async def against_assembled(job: Job) -> AsyncIterator[Arms]:
-    """The same features put together from interceptors on gRPC's own round robin, and ours."""
-    async with assembled(job["addresses"]) as theirs, connect(job["addresses"]) as ours:
+    """The same features, from interceptors on gRPC's own round robin, with tenacity and without it; and ours."""
+    addresses = job["addresses"]
+    async with (
+        assembled(addresses) as theirs,
+        assembled(addresses, RetryByHand) as by_hand,
+        connect(addresses) as ours,
+    ):
         await _ready(ours)
-        yield Arm(many(stub_of(theirs))), {"mesh": Arm(many(stub_of(ours)))}
+        arms = {name: Arm(many(stub_of(channel))) for name, channel in (("mesh", ours), ("by hand", by_hand))}
+        yield Arm(many(stub_of(theirs))), arms
 
 
 @asynccontextmanager
 async def traced(job: Job) -> AsyncIterator[Arms]:
-    """A raw stub without tracing, and ours with spans for one call in a hundred, sent to a collector."""
-    os.environ |= {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{job['collector']}",
-        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
-        "OTEL_TRACES_SAMPLER_ARG": "0.01",
-    }
-    async with one(job) as arms:
-        yield arms
+    """A raw stub without tracing, and ours with spans for one call in a hundred, sent to a collector.
+
+    They are sent within the block that made them, not seconds later: sending would fall on the raw stub's blocks too.
+    """
+    from opentelemetry import trace
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+
+    provider = TracerProvider(sampler=ParentBasedTraceIdRatio(0.01))
+    exporter = OTLPSpanExporter(f"http://{job['collector']}", insecure=True)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    async with one(job) as (baseline, others):
+
+        async def run(calls: int) -> None:
+            await others["mesh"].run(calls)
+            await asyncio.to_thread(provider.force_flush)
+
+        yield baseline, {"mesh": Arm(run)}
 
 
 @asynccontextmanager

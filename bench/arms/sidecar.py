@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import statistics
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -52,6 +53,23 @@ async def spent(job: Job) -> AsyncIterator[Arms]:
         others = {"proxyless": [job["plane_pid"]], "envoy": [job["sidecar_pid"]]}
         arms = {name: Arm(many(stubs[name]), (None, *job["pids"], *more)) for name, more in others.items()}
         yield Arm(many(stubs["mesh"]), (None, *job["pids"])), arms
+
+
+async def shares(job: Job) -> dict[str, dict[str, float]]:
+    """CPU per call of each that has a part in it, in µs: the medians of blocks that alternate."""
+    between = {"mesh": {}, "proxyless": {"control plane": [job["plane_pid"]]}, "envoy": {"Envoy": [job["sidecar_pid"]]}}
+    everyone = {road: {"caller": [None], **between[road], "servers": job["pids"]} for road in ROADS}
+    found: dict[str, dict[str, list[float]]] = {road: {who: [] for who in of} for road, of in everyone.items()}
+    async with _stubs(job) as stubs:
+        for number in range(-1, 20):
+            for road in ROADS[:: 1 if number % 2 else -1]:
+                arms = {who: Arm(many(stubs[road]), pids) for who, pids in everyone[road].items()}
+                before = {who: arm.spent_ns() for who, arm in arms.items()}
+                await many(stubs[road])(job["calls"])
+                if number >= 0:
+                    for who, arm in arms.items():
+                        found[road][who].append((arm.spent_ns() - before[who]) / job["calls"] / 1000)
+    return {road: {who: statistics.median(us) for who, us in of.items()} for road, of in found.items()}
 
 
 async def throughput(job: Job) -> dict[str, list[float]]:

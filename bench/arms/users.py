@@ -17,25 +17,29 @@ from users.v1.users_pb2 import User
 from usersvc import sql
 from usersvc.database import open_store
 from usersvc.sqlite import SqliteStore
+from usersvc.sqlite_turn import Turn
+from usersvc.sqlite_writer import Writer
 from usersvc.store import UserStore
-from usersvc.writes import Create, Write
+from usersvc.writes import Create
 
 AT_ONCE = 64
 # One count for all arms of a process: they may share a database, which keeps what processes before have written.
 _IDS = itertools.count(time.time_ns())
 
 
-class OneByOne(SqliteStore):
-    """The same store, but every write has a transaction and a commit of its own."""
+class Single(Writer):
+    """The same writer, but every job has a transaction and a commit of its own, right after the one before."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._turns = asyncio.Lock()
+    def _take(self, *, block: bool, room: int = 1) -> tuple[list[Any], bool]:
+        return super()._take(block=True, room=1) if block else ([], False)
 
-    async def write(self, write: Write) -> bytes:
-        """Do a write when those before it are done."""
-        async with self._turns:
-            return await super().write(write)
+
+async def one_by_one(path: Path) -> SqliteStore:
+    """Open the store with such a writer."""
+    store = await SqliteStore.open(path)
+    await store._writer.close()
+    store._writer = Single(store._connect, Turn(path))
+    return store
 
 
 def creates(store: UserStore, at_once: int = AT_ONCE) -> Callable[[int], Any]:
@@ -77,7 +81,7 @@ async def reads(job: Mapping[str, Any]) -> AsyncIterator[Arms]:
 async def sqlite(job: Mapping[str, Any]) -> AsyncIterator[Arms]:
     """One commit per call, and commits that hold whatever waits."""
     with tempfile.TemporaryDirectory(dir=job["folder"]) as home:
-        alone, ours = await OneByOne.open(Path(home, "alone.db")), await SqliteStore.open(Path(home, "users.db"))
+        alone, ours = await one_by_one(Path(home, "alone.db")), await SqliteStore.open(Path(home, "users.db"))
         yield Arm(creates(alone), wall=True), {"mesh": Arm(creates(ours), wall=True)}
         await alone.close()
         await ours.close()

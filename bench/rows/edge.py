@@ -97,7 +97,7 @@ def _parts(site: Site, method: str) -> Finding:
         for part in PARTS
     }
     found.facts = {f"{part.replace(' ', '_')}_us": cost for part, cost in costs.items()}
-    found.notes = "of it, in µs: " + ", ".join(f"{part} {cost:.0f}" for part, cost in costs.items())
+    found.notes = "of it, in µs: " + ", ".join(f"{part} {round(cost)}" for part, cost in costs.items())
     return found
 
 

@@ -80,7 +80,7 @@ def slow_host(site: Site) -> Finding:
     seconds = 8 * min(1.0, site.scale)
     shares: dict[Balancer, list[float]] = {}
     facts = {}
-    for number in range(2 if site.scale == 1.0 else 1):
+    for number in range(5 if site.scale == 1.0 else 1):
         for kind in (Balancer.ROUND_ROBIN, Balancer.LEAST_LOADED):
             job = {"balancer": kind.value, "seconds": seconds, "rate": 200}
             told = site.child({"call": "bench.arms.picking:slow_host", "job": job}, name=f"{kind.value}-{number}")

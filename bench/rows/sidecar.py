@@ -18,6 +18,7 @@ from bench.site import Site
 
 _ARMS = "bench.arms.sidecar:"
 _ENVOY = "a raw grpc.aio stub through an Envoy beside it"
+_ROADS = {"mesh": "our channel", "proxyless": "`xds:///`", "envoy": "through Envoy"}
 _RATE = 300
 _BLOCKS = 20
 
@@ -48,12 +49,22 @@ def _job(site: Site) -> dict[str, Any]:
 )
 def cpu(site: Site) -> Mapping[str, Finding]:
     """CPU per call."""
-    samples = site.compare(f"{_ARMS}spent", _job(site), calls=400)
+    job = _job(site)
+    samples = site.compare(f"{_ARMS}spent", job, calls=400)
     ours = [(a + b) / 2 for a, b in zip(samples.baseline, samples.again, strict=True)]
     found = compare(ours, samples.others["envoy"], unit="µs CPU")
     proxyless = samples.compared("proxyless")
     found.control = proxyless.control
+    shares = site.child({"call": f"{_ARMS}shares", "job": {**job, "calls": site.calls(400)}}, name="shares")
+    found.facts["shares_us"] = shares
+    found.notes = (
+        f"whose CPU it is, in µs: {'; '.join(map(_share, _ROADS.values(), (shares[road] for road in _ROADS)))}"
+    )
     return {"sidecar.proxyless": proxyless, "sidecar.cpu": found}
+
+
+def _share(road: str, of: Mapping[str, float]) -> str:
+    return f"{road} {', '.join(f'{who} {us:.0f}' for who, us in of.items())}"
 
 
 @measures(Spec("sidecar.throughput", "three instances, 50 calls in flight: calls a second", _ENVOY, lower=False))
@@ -62,7 +73,7 @@ def throughput(site: Site) -> Finding:
     job = {**_job(site), "rounds": max(2, round(_BLOCKS * min(1.0, site.scale))), "calls": site.calls(800)}
     told = site.child({"call": f"{_ARMS}throughput", "job": job}, name="throughput")
     found = compare(told["mesh"], told["envoy"], unit="calls/s")
-    found.facts["proxyless"] = statistics.median(told["proxyless"])
+    found.facts["proxyless_calls_per_s"] = statistics.median(told["proxyless"])
     return found
 
 

@@ -52,7 +52,7 @@ def imports(site: Site) -> dict[str, Finding]:
 
 
 @measures(
-    Spec("startup.client", "`import mesh` and `mesh.connect`, so a client and its gRPC", "`import grpc.aio` alone"),
+    Spec("startup.client", "`import mesh` and what `mesh.connect` loads, gRPC among it", "`import grpc.aio` alone"),
     Spec("startup.client-memory", "memory after that", "after `import grpc.aio` alone"),
 )
 def client(site: Site) -> dict[str, Finding]:

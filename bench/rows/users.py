@@ -24,7 +24,13 @@ def get(site: Site) -> Finding:
     return driven(site, "mesh", "users", f"sqlite:///{site.folder}/users.db")
 
 
-@measures(Spec("users.get-postgres", "GetUser, its user in PostgreSQL", "a handler that returns a constant"))
+@measures(
+    Spec(
+        "users.get-postgres",
+        "GetUser, its user in PostgreSQL: without the CPU of PostgreSQL itself",
+        "a handler that returns a constant",
+    )
+)
 def get_postgres(site: Site) -> Finding:
     """Reads from PostgreSQL; without that server's own CPU."""
     with _postgres() as postgres:
