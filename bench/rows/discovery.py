@@ -38,7 +38,12 @@ Point = dict[str, float]
 
 
 @measures(
-    Spec("discovery.notice", "10,000 instances, 50 watchers: time until a change is noticed", _STUBS, noise=0.3),
+    Spec(
+        "discovery.notice",
+        "10,000 instances, 50 watchers: time until the median one notices a change",
+        _STUBS,
+        noise=0.3,
+    ),
     Spec("discovery.change", "10,000 instances: CPU of a watcher for one change", goal=1.0, noise=0.2),
     Spec("discovery.growth", "what one change costs a watcher of 10,000", "a watcher of 100", noise=0.2),
     Spec("discovery.bytes", "10,000 instances, 50 watchers: bytes per change and watcher", _STUBS, noise=0.02),
