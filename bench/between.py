@@ -6,7 +6,7 @@ Where they do, nothing is known to have changed. Ratios, not times: the two may 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,6 @@ def verdict(old: Row, new: Row) -> str:
 def _told(row: Row) -> str:
     if row.get("skipped"):
         return "skipped"
-    return "".join(_parts(row)) + (" void" if row.get("void") else "")
-
-
-def _parts(row: Row) -> Iterator[str]:
-    value = row["ratio"] if row["ratio"] is not None else row["ours"]
-    yield amount(value) + ("" if row["ratio"] is not None else f" {row['unit']}")
-    if row["low"] is not None:
-        yield f" ({amount(row['low'])} to {amount(row['high'])})"
+    told = amount(row["ratio"]) if row["ratio"] is not None else f"{amount(row['ours'])} {row['unit']}"
+    told += f" ({amount(row['low'])} to {amount(row['high'])})" if row["low"] is not None else ""
+    return told + (" void" if row.get("void") else "")
