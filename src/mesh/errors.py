@@ -76,6 +76,7 @@ class Refusal(MeshError):
     domain: ErrorInfo.domain, e.g. "users.v1".
     facts: ErrorInfo.metadata.
     details: further google.rpc messages (BadRequest, ResourceInfo, RetryInfo).
+    is_final: no other attempt would fare better, now and at any instance; clients and the edge then make none.
     """
 
     code: grpc.StatusCode
@@ -84,6 +85,7 @@ class Refusal(MeshError):
     domain: str
     facts: Mapping[str, str] = field(default_factory=dict)
     details: Sequence[Message] = ()
+    is_final: bool = False
 
     def __str__(self) -> str:
         return f"{self.code.name}: {self.message}"

@@ -20,9 +20,14 @@ _Code = grpc.StatusCode
 
 
 def _refusal(
-    code: grpc.StatusCode, message: str, reason: str, *details: Message, facts: Mapping[str, str] | None = None
+    code: grpc.StatusCode,
+    message: str,
+    reason: str,
+    *details: Message,
+    facts: Mapping[str, str] | None = None,
+    is_final: bool = False,
 ) -> Refusal:
-    return Refusal(code, message, reason, DOMAIN, facts or {}, details)
+    return Refusal(code, message, reason, DOMAIN, facts or {}, details, is_final)
 
 
 def _about(id: str, description: str) -> ResourceInfo:
@@ -115,10 +120,15 @@ def changes_forgotten() -> Refusal:
     )
 
 
-def unavailable() -> Refusal:
-    """The database is away, locked or slow."""
-    wait = RetryInfo(retry_delay=Duration(nanos=100_000_000))
-    return _refusal(_Code.UNAVAILABLE, "The users cannot be reached now: try again.", "DATABASE_UNAVAILABLE", wait)
+def unavailable(*, is_final: bool = False) -> Refusal:
+    """The database is away, locked or slow. is_final: it was waited for as long as the caller waits."""
+    return _refusal(
+        _Code.UNAVAILABLE,
+        "The users cannot be reached now: try again.",
+        "DATABASE_UNAVAILABLE",
+        RetryInfo(retry_delay=Duration(nanos=100_000_000)),
+        is_final=is_final,
+    )
 
 
 def full() -> Refusal:

@@ -179,13 +179,18 @@ class UserService(UserServiceServicer):
 
     @contextlib.asynccontextmanager
     async def _bounded(self, context: Any) -> AsyncIterator[None]:
-        """Give the database as long as the caller waits and no longer; say its failures in the contract's words."""
+        """Give the database as long as the caller waits and no longer; say its failures in the contract's words.
+
+        All instances have the same database: who has waited for it as long as the caller does answers for all of them.
+        """
         left = context.time_remaining()
         limit = self._patience if left is None else min(self._patience, left * _SHARE)
         try:
             async with asyncio.timeout(limit):
                 yield
-        except (TimeoutError, StoreUnavailable):
+        except TimeoutError:
+            raise refusals.unavailable(is_final=limit < self._patience) from None
+        except StoreUnavailable:
             raise refusals.unavailable() from None
         except StoreFull:
             raise refusals.full() from None

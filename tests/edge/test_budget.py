@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 
+from mesh.resilience.hops import STOP_RETRYING
+from mesh.resilience.retry import PUSHBACK
 from support.front import SERVICE, Front, Tiny, TinyUsers
 from support.http1 import Client
 from users.v1 import users_pb2, users_pb2_grpc
@@ -89,6 +92,43 @@ def test_call_without_a_budget_is_sent_again_if_nobody_has_seen_it(tmp_path: Pat
             await front.tiny[0]._server.stop(None)
             assert await failures(stub, 12) == 0
             assert front.envoy.stats(REFUSED).popitem()[1]
+
+    asyncio.run(story())
+
+
+class Final(TinyUsers):
+    """Refuses for good: ListUsers at once, GetUser after 0.4 s the first time, and a hedge of that never."""
+
+    asked = 0
+
+    async def ListUsers(self, request: Any, context: Any) -> Any:
+        self._note(context)
+        await self._refuse(context)
+
+    async def GetUser(self, request: Any, context: Any) -> Any:
+        Final.asked += 1
+        await asyncio.sleep(0.4 if Final.asked == 1 else 60.0)
+        await self._refuse(context)
+
+    async def _refuse(self, context: Any) -> None:
+        trailing = ((PUSHBACK, STOP_RETRYING), ("x-envoy-ratelimited", "true"))
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "nowhere", trailing)
+
+
+def test_answer_for_good_is_neither_repeated_nor_kept_back_while_a_hedge_is_under_way(tmp_path: Path) -> None:
+    async def story() -> None:
+        front = Front(tmp_path, instances=3)
+        front.tiny = [Tiny(Final()) for _ in range(3)]
+        async with front, grpc.aio.insecure_channel(front.address) as channel:
+            stub = users_pb2_grpc.UserServiceStub(channel)
+            assert await failures(stub, 2) == 2
+            assert sum(tiny.servicer.calls for tiny in front.tiny) == 2
+
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await stub.GetUser(users_pb2.GetUserRequest(id="any"), timeout=5)
+            assert (refused.value.code(), Final.asked) == (grpc.StatusCode.UNAVAILABLE, 2)
+            told = {*dict(refused.value.initial_metadata()), *dict(refused.value.trailing_metadata())}
+            assert not [name for name in told if name.startswith("x-envoy")]
 
     asyncio.run(story())
 

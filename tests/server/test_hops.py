@@ -62,7 +62,7 @@ def test_a_failed_answer_is_marked_if_a_call_on_its_behalf_was_repeated_in_vain(
         async with echo(servicer=Seeing(end)) as (stub, _):
             error = await error_of(stub.Unary(EchoRequest()))
             trailing = dict(error.trailing_metadata() or ())
-            assert trailing[PUSHBACK] == "-1"
+            assert (trailing[PUSHBACK], trailing["x-envoy-ratelimited"]) == ("-1", "true")
             assert trailing.get("mine", "kept") == "kept"
             assert ("mine" in trailing) is (end in ("abort", "set_code"))
 
@@ -75,6 +75,19 @@ def test_an_answer_is_not_marked_because_a_call_on_its_behalf_failed() -> None:
             call = stub.Unary(EchoRequest())
             await call
             assert PUSHBACK not in dict(await call.trailing_metadata())
+
+    asyncio.run(story())
+
+
+def test_a_final_refusal_is_marked() -> None:
+    class Final(EchoServicer):
+        async def Unary(self, request: Any, context: Any) -> Any:
+            raise Refusal(grpc.StatusCode.UNAVAILABLE, "No.", "NO", "test", is_final=True)
+
+    async def story() -> None:
+        async with echo(servicer=Final()) as (stub, _):
+            error = await error_of(stub.Unary(EchoRequest()))
+            assert dict(error.trailing_metadata() or ())[PUSHBACK] == "-1"
 
     asyncio.run(story())
 

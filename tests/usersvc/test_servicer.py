@@ -263,8 +263,8 @@ def test_a_database_in_trouble_is_told_in_the_words_of_the_contract(
     asyncio.run(story())
 
 
-@pytest.mark.parametrize("caller", [Caller(), Caller(0.05), Caller(1e9)])
-def test_nobody_waits_for_the_database_for_ever(caller: Caller) -> None:
+@pytest.mark.parametrize(("caller", "is_final"), [(Caller(), False), (Caller(0.05), True), (Caller(1e9), False)])
+def test_nobody_waits_for_the_database_for_ever(caller: Caller, is_final: bool) -> None:
     class Stuck(MemoryStore):
         async def get(self, id: str) -> User | None:
             await asyncio.get_running_loop().create_future()
@@ -275,6 +275,7 @@ def test_nobody_waits_for_the_database_for_ever(caller: Caller) -> None:
         async with asyncio.timeout(5):
             refusal = await refused(service.GetUser(GetUserRequest(id="ada"), caller), "DATABASE_UNAVAILABLE")
         assert any(isinstance(detail, RetryInfo) for detail in refusal.details)
+        assert refusal.is_final is is_final
 
     asyncio.run(story())
 

@@ -10,8 +10,8 @@ attempts each meet a dead leaf with 3⁴ = 81 calls for one. The rules here, for
              succeeds at once carries nothing, and clients that are not ours send nothing.
   mark       whoever was answered with a failure for good, after trying again or because the budget did not pay, says
              so upstream: its own failed answer carries "grpc-retry-pushback-ms: -1", which stops every gRPC client
-             (gRFC A6; Finagle calls such an answer non-retryable). The hop next to the fault tries again; the others
-             do not.
+             (gRFC A6; Finagle calls such an answer non-retryable), and "x-envoy-ratelimited", which stops Envoy. The
+             hop next to the fault tries again; the others do not.
   priority   calls go on with the priority that they came with.
   end        a caller that hangs up ends asyncio handlers by their tasks; blocking calls are told by `cancel`.
 

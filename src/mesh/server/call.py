@@ -45,8 +45,9 @@ _HARDLY = 0.0005
 # think about it", and its call would outlive every restart.
 LONGEST = 3600.0
 
-# A failure that was tried again already, or that no budget paid for, is not worth another attempt upstream.
-_MARK = (PUSHBACK, STOP_RETRYING)
+# A failure that was tried again already, or that no budget paid for, is not worth another attempt upstream: in gRPC's
+# word, and in the only one that Envoy knows, which would also keep the answer back while a hedge is under way.
+_MARK = ((PUSHBACK, STOP_RETRYING), ("x-envoy-ratelimited", "true"))
 
 _NAMES: dict[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
 
@@ -205,7 +206,7 @@ class ServedCall:
         """End the call with an error, as grpc's own does."""
         self._aborted = _NAMES.get(code, "UNKNOWN") if isinstance(code, int) else str(code.name)
         if self.hop.is_spent:
-            trailing_metadata = (*(trailing_metadata or self._context.trailing_metadata() or ()), _MARK)
+            trailing_metadata = (*(trailing_metadata or self._context.trailing_metadata() or ()), *_MARK)
         if self.method.meter is not None:
             trailing_metadata = (
                 *(trailing_metadata or self._context.trailing_metadata() or ()),
@@ -227,7 +228,7 @@ class ServedCall:
     def finish(self, code: int) -> None:
         """Close the account of a call whose handler returned, with the code that it has set, 0 for none."""
         if code and self.hop.is_spent:
-            self._context.set_trailing_metadata((*(self._context.trailing_metadata() or ()), _MARK))
+            self._context.set_trailing_metadata((*(self._context.trailing_metadata() or ()), *_MARK))
         if self.method.meter is not None and (load := self.method.meter.tell()):
             self._context.set_trailing_metadata((*(self._context.trailing_metadata() or ()), *load))
         self._close(_NAMES.get(code, "UNKNOWN") if code else "OK")
@@ -244,7 +245,7 @@ class ServedCall:
             self._task.uncancel()
         self._close(refusal.code.name, cancelled=cancelled)
         # Whoever leaves says nothing about the others: there the call may be repeated.
-        mark = (_MARK,) if self.hop.is_spent and refusal is not LEAVING else ()
+        mark = _MARK if refusal.is_final or (self.hop.is_spent and refusal is not LEAVING) else ()
         load = self.method.meter.tell() if self.method.meter is not None else ()
         await self._context.abort(refusal.code, refusal.message, trailer_of(refusal) + mark + load)
         raise AssertionError("abort always raises")
