@@ -259,10 +259,8 @@ def _settled(loop: asyncio.AbstractEventLoop, enough: int = 0) -> int:
         codes=("UNAVAILABLE", "RESOURCE_EXHAUSTED", "HTTP 503", "HTTP 429"),
         words=("sqlite", "SELECT", "INSERT", "locked", "Traceback"),
     ),
-    known="a write waits for the lock as long as its caller does, so that a short one costs nobody an error. Envoy"
-    " tells an attempt that it makes half a second later the whole time that its caller had at first (it does not count"
-    " grpc-timeout down), so that this one waits beyond its caller's end; and JSON here names no deadline",
-    note="locked for 3 s by another process",
+    note="locked for 3 s by another process. A write waits for the lock as long as its caller does, so that a short one"
+    " costs nobody an error",
 )
 async def database_locked(site: Site) -> None:
     with sqlite3.connect(site.database, timeout=10, isolation_level=None, check_same_thread=False) as db:

@@ -64,6 +64,8 @@ HEADERS: list[tuple[str, bytes, int]] = [
     ("both lengths", b"transfer-encoding: chunked\r\ncontent-length: 5\r\n", 400),
     ("two lengths", b"content-length: 5\r\ncontent-length: 6\r\n", 400),
     ("NUL", b"x-nul: a\0b\r\n", 400),
+    ("a time in words", b"grpc-timeout: 1 second\r\n", 400),
+    ("a time without a unit", b"grpc-timeout: 100\r\n", 400),
 ]
 
 

@@ -106,6 +106,16 @@ def test_json_call_beyond_its_time_is_504(front: Front) -> None:
     assert 4.5 < taken < 6
 
 
+@pytest.mark.parametrize(("said", "seconds"), [("2500m", 2.5), ("3S", 3.0)])
+def test_json_caller_may_name_a_shorter_time(said: str, seconds: float, front: Front) -> None:
+    answer = ask(front.address, "GET", "/v1/users", headers={"grpc-timeout": said})
+
+    left = front.tiny[0].servicer.left
+    assert answer.status == 200
+    assert left is not None
+    assert 0 < left <= seconds
+
+
 def test_grpc_deadline_of_the_caller_counts_over_the_methods(front: Front) -> None:
     with grpc.insecure_channel(front.address) as channel:
         stub = users_pb2_grpc.UserServiceStub(channel)

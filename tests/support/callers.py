@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -104,25 +105,27 @@ class _Json:
 
     name = "json"
 
-    def __init__(self, client: Client, tag: str, patience: float) -> None:
+    def __init__(self, client: Client, tag: str, timeout: float | None, patience: float) -> None:
         self.patience = patience
-        self._client, self._tag = client, tag
+        self._client, self._tag, self._timeout = client, tag, timeout
 
     async def __call__(self, kind: str, number: int, timeout: float | None = None) -> None:
         tag, known = self._tag, f"{self._tag}-{-1 - number % SEEDED}"
+        ask = partial(self._ask, timeout or self._timeout)
         match kind:
             case "get":
-                await self._ask("GET", f"/v1/users/{known}")
+                await ask("GET", f"/v1/users/{known}")
             case "list":
-                await self._ask("GET", "/v1/users?page_size=5")
+                await ask("GET", "/v1/users?page_size=5")
             case "create":
                 user = {"id": f"{tag}-{number}", "name": "Load", "email": f"{tag}-{number}@load.example"}
-                await self._ask("POST", f"/v1/users?request_id={uuid.uuid4()}", user)
+                await ask("POST", f"/v1/users?request_id={uuid.uuid4()}", user)
             case "update":
-                await self._ask("PATCH", f"/v1/users/{known}?request_id={uuid.uuid4()}", {"name": f"Load {number}"})
+                await ask("PATCH", f"/v1/users/{known}?request_id={uuid.uuid4()}", {"name": f"Load {number}"})
 
-    async def _ask(self, method: str, target: str, body: Any = None) -> None:
-        answer = await self._client.ask(method, target, body)
+    async def _ask(self, timeout: float | None, method: str, target: str, body: Any = None) -> None:
+        headers = {"grpc-timeout": f"{timeout * 1000:.0f}m"} if timeout else {}
+        answer = await self._client.ask(method, target, body, headers)
         if not 200 <= answer.status < 300:
             raise BadStatus(answer.status, answer.body)
 
@@ -193,7 +196,10 @@ async def open_road(job: Mapping[str, Any], last_timeout: float) -> AsyncIterato
             json_patience = deadline or last_timeout
             timeout = deadline or last_timeout
             yield Road(
-                [_Json(client, f"{tag}-j", json_patience), _Asyncio("grpc", plain, f"{tag}-g", timeout, patience)]
+                [
+                    _Json(client, f"{tag}-j", deadline, json_patience),
+                    _Asyncio("grpc", plain, f"{tag}-g", timeout, patience),
+                ]
             )
 
 

@@ -28,6 +28,7 @@ class TinyUsers(users_pb2_grpc.UserServiceServicer):
     def __init__(self) -> None:
         self.users: dict[str, users_pb2.User] = {}
         self.metadata: dict[str, str] = {}
+        self.left: float | None = None
         self.calls = 0
 
     async def CreateUser(self, request: Any, context: Any) -> Any:
@@ -55,6 +56,7 @@ class TinyUsers(users_pb2_grpc.UserServiceServicer):
     def _note(self, context: Any) -> None:
         self.calls += 1
         self.metadata = dict(context.invocation_metadata())
+        self.left = context.time_remaining()
 
 
 class Tiny:

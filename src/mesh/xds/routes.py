@@ -25,7 +25,7 @@ from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
 from mesh.policy import DEFAULT_POLICY, MethodPolicy, RetryPolicy
 from mesh.xds.balancing import hash_policies
 from mesh.xds.durations import duration
-from mesh.xds.filters import of_catch_all, of_method
+from mesh.xds.filters import of_catch_all, of_method, of_no_time
 from mesh.xds.paths import place
 from mesh.xds.resources import CLUSTER, Reference, Resource, pack
 from mesh.xds.snapshot import Method, Service
@@ -42,6 +42,9 @@ SPENT = "x-mesh-spent"
 _ORIGINAL_PATH = "x-envoy-original-path"
 # Stands in for it from the router on: by this front.yaml knows that an error has to be JSON.
 TRANSCODED = "x-mesh-json"
+# How a caller may write how long it waits.
+# https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#requests
+_TIME = "[0-9]{1,8}[HMSmun]"
 # What is kept of a body for a repeat.
 _MAX_KEPT = 1024 * 1024
 
@@ -230,12 +233,18 @@ def _foreign(service: str) -> Iterable[route_components_pb2.Route]:
 
 def _catch_all() -> Iterable[route_components_pb2.Route]:
     """Before the transcoder, a JSON call has one of these routes. Whoever still has it afterwards gets 404."""
-    for verb in ("GET", ""):
-        match = route_components_pb2.RouteMatch(prefix="/")
-        if verb:
-            match.headers.add(name=":method", string_match={"exact": verb})
+    matcher = route_components_pb2.HeaderMatcher
+    no_time = matcher(name="grpc-timeout", string_match={"safe_regex": {"regex": _TIME}}, invert_match=True)
+    get = matcher(name=":method", string_match={"exact": "GET"})
+    for headers, filters in (
+        ([no_time], of_no_time()),
+        ([get], of_catch_all(body=False)),
+        ([], of_catch_all(body=True)),
+    ):
         yield route_components_pb2.Route(
-            match=match, direct_response={"status": 404}, typed_per_filter_config=of_catch_all(body=not verb)
+            match=route_components_pb2.RouteMatch(prefix="/", headers=headers),
+            direct_response={"status": 404},
+            typed_per_filter_config=filters,
         )
 
 
