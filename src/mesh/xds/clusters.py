@@ -33,7 +33,8 @@ _RETRY_SHARE, _RETRIES_ALWAYS = 40.0, 20
 # `minimum_calls` at an instance that has ten a second.
 _LOOK_EVERY, _LOOK_EVERY_AT_MOST = 2.0, 30.0
 # A breaker lets a few probes through and opens again; an instance comes back here with its whole share, and Envoy knows
-# nothing of a process that was started again. So it comes back after so many seconds at most, at first and at last.
+# nothing of a process that was started again. So it comes back after so many seconds at most, at first and at last:
+# what is still slow then costs some late calls each time, and what has recovered is not idle for long (docs/edge.md).
 _EJECTED_FIRST, _EJECTED_LAST = 10.0, 12.0
 # A breaker compares instances, Envoy judges each by itself: less than this may be a bad day of all of them.
 _LOWEST_OUTLIER = 0.2
