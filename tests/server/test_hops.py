@@ -7,14 +7,17 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2
 
+import mesh
 from mesh.errors import Refusal
 from mesh.resilience.hops import ATTEMPTS_LEFT, CURRENT, Hop
 from mesh.resilience.retry import PUSHBACK, Failure, Stop
 from mesh.server import refusal_of
 from mesh.wallclock import CLOCK
-from support.echo import EchoRequest, EchoResponse, EchoServicer
-from support.serving import echo, error_of
+from support.echo import SERVICE, EchoRequest, EchoResponse, EchoServicer, EchoServiceStub
+from support.serving import echo, echo_server, error_of
 
 
 class Seeing(EchoServicer):
@@ -35,6 +38,8 @@ class Seeing(EchoServicer):
             raise RuntimeError
         if self.end == "refuse":
             raise Refusal(grpc.StatusCode.UNAVAILABLE, "No.", "NO", "test")
+        if self.end == "pass on":
+            raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), "")
         if self.end == "abort":
             await context.abort(grpc.StatusCode.UNAVAILABLE, "no", (("mine", "kept"),))
         if self.end == "set_code":
@@ -56,7 +61,7 @@ def test_a_handler_sees_its_callers_deadline_and_what_is_left_of_the_attempts() 
     asyncio.run(story())
 
 
-@pytest.mark.parametrize("end", ["raise", "refuse", "abort", "set_code"])
+@pytest.mark.parametrize("end", ["raise", "refuse", "pass on", "abort", "set_code"])
 def test_a_failed_answer_is_marked_if_a_call_on_its_behalf_was_repeated_in_vain(end: str) -> None:
     async def story() -> None:
         async with echo(servicer=Seeing(end)) as (stub, _):
@@ -105,7 +110,9 @@ def test_other_failures_are_not_marked() -> None:
     ("code", "answered", "reason"),
     [
         (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAVAILABLE, "NEED_UNMET"),
+        (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE, "NEED_UNMET"),
         (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.DEADLINE_EXCEEDED, "TOO_SLOW"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.RESOURCE_EXHAUSTED, "NEED_FULL"),
         (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INTERNAL, "UNEXPECTED_ERROR"),
     ],
 )
@@ -123,5 +130,35 @@ def test_a_failure_below_that_a_handler_does_not_handle_is_told_as_what_it_is(
             assert refusal is not None
             assert (error.code(), refusal.reason) == (answered, reason)
             assert "secret" not in f"{error.details()} {error.trailing_metadata()}"
+
+    asyncio.run(story())
+
+
+def test_a_leaf_that_sheds_is_told_as_such_upstream_and_opens_nobodys_breaker() -> None:
+    class Full(EchoServicer):
+        async def Unary(self, request: Any, context: Any) -> Any:
+            again = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=7))
+            raise Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "secret", "QUOTA", "leaf", details=[again])
+
+    class Middle(EchoServicer):
+        stub: Any
+
+        async def Unary(self, request: Any, context: Any) -> Any:
+            return await self.stub.Unary(request)
+
+    async def story() -> None:
+        middle = Middle()
+        async with echo_server(servicer=Full()) as leaf, echo_server(servicer=middle) as server:
+            down, up = ([str(one.endpoint)] for one in (leaf, server))
+            async with mesh.connect(SERVICE, endpoints=down) as below, mesh.connect(SERVICE, endpoints=up) as channel:
+                middle.stub = EchoServiceStub(below)
+                for _ in range(20):
+                    error = await error_of(EchoServiceStub(channel).Unary(EchoRequest(), timeout=5))
+                    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                refusal, again = refusal_of(error), error_details_pb2.RetryInfo()
+                assert refusal is not None
+                assert refusal.details[0].Unpack(again)
+                assert again.retry_delay.seconds == 7
+                assert "secret" not in f"{error.details()} {error.trailing_metadata()}"
 
     asyncio.run(story())

@@ -22,7 +22,17 @@ from mesh.resilience.hops import CURRENT, STOP_RETRYING, Hop
 from mesh.resilience.limiter import Pace
 from mesh.resilience.retry import PUSHBACK
 from mesh.server.admission import Admission
-from mesh.server.errors import BROKEN, LEAVING, NEED_UNMET, NO_TIME_LEFT, OVERLOADED, TOO_SLOW, UNREADABLE, trailer_of
+from mesh.server.errors import (
+    BROKEN,
+    LEAVING,
+    NEED_UNMET,
+    NO_TIME_LEFT,
+    OVERLOADED,
+    TOO_SLOW,
+    UNREADABLE,
+    need_full,
+    trailer_of,
+)
 from mesh.server.inhand import CallsInHand
 from mesh.server.load import LoadMeter
 from mesh.telemetry import metrics, tracing
@@ -37,6 +47,9 @@ _LONG = ANSWER_RESERVE / _RESERVE_SHARE
 
 # Refusals of calls that ran out of time.
 _LATE = (TOO_SLOW, NO_TIME_LEFT)
+
+# What a server answers that is away, or about to be: some leave calls to it that it has not begun as cancelled.
+_UNMET = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 # Less than this is no time to do anything in.
 _HARDLY = 0.0005
@@ -265,8 +278,10 @@ class ServedCall:
         code = error.code() if isinstance(error, grpc.RpcError) and hasattr(error, "code") else None
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return TOO_SLOW
-        if code is grpc.StatusCode.UNAVAILABLE:
+        if code in _UNMET:
             return NEED_UNMET
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return need_full(error)
         self._log(error)
         return BROKEN
 

@@ -6,6 +6,8 @@ mesh itself refuses, and the texts that never say why a server broke, stand here
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
@@ -36,6 +38,9 @@ TOO_SLOW = Refusal(
 NEED_UNMET = Refusal(
     grpc.StatusCode.UNAVAILABLE, "A service that this one needs is not available.", "NEED_UNMET", DOMAIN
 )
+NEED_FULL = Refusal(
+    grpc.StatusCode.RESOURCE_EXHAUSTED, "A service that this one needs has no room for the call.", "NEED_FULL", DOMAIN
+)
 OVERLOADED = Refusal(
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     "This server has more calls than it can answer in time: call again a little later.",
@@ -58,7 +63,10 @@ def status_of(refusal: Refusal) -> status_pb2.Status:
     info = error_details_pb2.ErrorInfo(reason=refusal.reason, domain=refusal.domain, metadata=dict(refusal.facts))
     for detail in (info, *refusal.details):
         packed = AnyMessage()
-        packed.Pack(detail)
+        if isinstance(detail, AnyMessage):  # of a refusal that came from below
+            packed.CopyFrom(detail)
+        else:
+            packed.Pack(detail)
         if status.ByteSize() + packed.ByteSize() > _DETAILS_LIMIT:
             break
         status.details.append(packed)
@@ -86,6 +94,13 @@ def refusal_of(error: grpc.RpcError) -> Refusal | None:
         if key == DETAILS_KEY:
             return _read(value)
     return None
+
+
+def need_full(error: grpc.RpcError) -> Refusal:
+    """Return what to answer where a service below has no room: with its RetryInfo, if it gave one."""
+    below = refusal_of(error)
+    retry = error_details_pb2.RetryInfo.DESCRIPTOR
+    return replace(NEED_FULL, details=[d for d in below.details if d.Is(retry)] if below is not None else ())
 
 
 def _read(value: bytes) -> Refusal | None:
