@@ -186,8 +186,10 @@ class Door(RuleBasedStateMachine):
         self.inside -= 1
         if ticket is not None:
             assert ticket.priority is before
+        while ticket is not None:
             self.waiting.remove(ticket)
             self.inside += 1
+            ticket = self.limiter.next()
 
     @precondition(lambda self: self.waiting)
     @rule(which=st.integers(0, 100))
@@ -200,6 +202,11 @@ class Door(RuleBasedStateMachine):
         assert 2 <= self.limiter.limit <= 12
         assert not any(ticket.gone for ticket in self.waiting)
         assert len(self.waiting) <= max(12 // 4, 1)
+
+    @invariant()
+    def nobody_waits_where_there_is_room(self) -> None:
+        assert not self.waiting or self.inside >= int(self.limiter.limit)
+        assert self.limiter.next() is None
 
 
 TestDoor = Door.TestCase
@@ -260,8 +267,9 @@ class Simulated:
             self._drop_late()
             if self.limiter is not None:
                 ticket = self.limiter.end(self._pace, self.now - began, self.now, late=late)
-                if ticket is not None:
+                while ticket is not None:
                     self._work(self._queue.pop(id(ticket))[1])
+                    ticket = self.limiter.next()
         self.now = when
         self._drop_late()
 
@@ -333,6 +341,18 @@ def test_an_overload_from_the_first_moment_is_found_too() -> None:
     server = Simulated(8, 0.020, Limiter(LimitPolicy(4, 1000), 0.0))
     server.run(KNEE * 3, 30)
     assert server.good(0, within=0.200) >= 0.8 * KNEE * 30
+
+
+def test_a_limit_that_has_grown_is_used_though_somebody_waits_at_every_moment() -> None:
+    """Fifteen more come while one waits: each call that ends has to let in all that there is room for."""
+    limiter = Limiter(LimitPolicy(4, 2000), 0.0)
+    limiter.limit = 400.0
+    server = Simulated(1000, 0.2, limiter)
+    server.run(3000, 20)
+    server.shed = 0
+    server.run(3000, 2)
+    assert limiter.limit > 600
+    assert server.shed == 0
 
 
 @given(st.sampled_from([0.1, 0.5, 0.8, 0.95]), st.integers(4, 64), st.sampled_from([0.001, 0.020, 0.200]))

@@ -181,7 +181,8 @@ class Limiter:
             self._settle()
 
     def end(self, pace: Pace | None, seconds: float, now: float, *, late: bool = False) -> Ticket | None:
-        """Take note of a call that ended, its time if it says something, and return who is let in for it.
+        """Take note of a call that ended, its time if it says something, and return who is let in for it. Ask `next`
+        for more of them.
 
         late: it ran out of time.
         """
@@ -194,10 +195,14 @@ class Limiter:
             self._samples += 1
             if now >= self._window_ends and self._samples >= _SAMPLES:
                 self._end_window(now)
-        return self._next() if self.waiting else None
+        return self.next() if self.waiting else None
 
-    def _next(self) -> Ticket | None:
-        if self.in_work >= int(self.limit):
+    def next(self) -> Ticket | None:
+        """Let in the first of those who wait, None if nobody waits or no room is left.
+
+        To be asked until then whenever a call has ended: the limit may have grown by more than one.
+        """
+        if not self.waiting or self.in_work >= int(self.limit):
             return None
         ticket = next(queue[0] for queue in self._queues.values() if queue)
         self.give_up(ticket)

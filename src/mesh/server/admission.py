@@ -40,10 +40,11 @@ class Admission:
     def leave(self, pace: Pace | None, seconds: float, now: float, *, late: bool = False) -> None:
         """Let go of a call that took so long; its time counts where there is a pace. late: it ran out of time."""
         self._gate.passed(now)
-        ticket = self.limiter.end(pace, seconds, now, late=late)
-        # Whoever was cancelled a moment ago, and does not know it yet, is passed over.
-        while ticket is not None and not self._tell(ticket, True):
-            ticket = self.limiter.end(None, 0.0, now)
+        limiter = self.limiter
+        ticket = limiter.end(pace, seconds, now, late=late)
+        while ticket is not None:
+            # Whoever was cancelled a moment ago, and does not know it yet, is passed over.
+            ticket = limiter.next() if self._tell(ticket, True) else limiter.end(None, 0.0, now)
 
     async def _begin(self) -> bool:
         if self._gate.is_shut:

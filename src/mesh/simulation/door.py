@@ -58,8 +58,9 @@ class Door(Generic[T]):
         if since is None:
             return
         ticket = self._limiter.end(self._pace if done or late else None, now - since, now, late=late)
-        if ticket is not None:
+        while ticket is not None:
             self._let_in(self._waiting.pop(ticket))
+            ticket = self._limiter.next()
 
     def _let_in(self, who: T) -> None:
         self._since[who] = self._timeline.now
