@@ -151,6 +151,43 @@ def test_a_lasting_change_of_pace_is_the_new_reference_after_two_minutes() -> No
     assert limiter.limit > 20
 
 
+def test_a_method_is_measured_by_its_fastest_call_and_not_by_those_that_ran_out_of_time() -> None:
+    limiter, pace = Limiter(LimitPolicy(10, 500), 0.0), Pace()
+    assert pace.needs(0.0, 0.0) == 0.0
+    windows(limiter, pace, 1.0, 1, 20, 0.0)
+    assert pace.needs(0.6, 0.1) == 0.5
+    for seconds, late in ((0.2, False), (0.15, True), (0.3, False)):
+        limiter.begin()
+        limiter.end(pace, seconds, 0.1, late=late)
+    assert pace.needs(0.6, 0.1) == 0.1
+
+
+def test_one_call_a_second_is_let_try_that_would_else_be_begun_in_vain() -> None:
+    limiter, pace = Limiter(LimitPolicy(10, 500), 0.0), Pace()
+    windows(limiter, pace, 1.0, 1, 20, 0.0)
+    assert [pace.needs(0.4, now) for now in (1.0, 1.5, 1.9, 2.0, 2.1)] == [0.0, 0.5, 0.5, 0.0, 0.5]
+
+
+def test_what_was_the_fastest_call_is_forgotten_after_two_minutes() -> None:
+    limiter, pace = Limiter(LimitPolicy(10, 500), 0.0), Pace()
+    now = windows(limiter, pace, 0.002, 1, 20, 0.0)
+    now = windows(limiter, pace, 0.2, 620, 20, now)
+    assert pace.least() == 0.001
+    now = windows(limiter, pace, 0.2, 620, 20, now)
+    assert pace.least() == 0.1
+
+
+def test_callers_that_give_a_call_no_time_do_not_make_the_others_look_slow() -> None:
+    limiter, pace = Limiter(LimitPolicy(10, 500), 0.0), Pace()
+    now = windows(limiter, pace, 0.2, 5, 300, 0.0)
+    for _ in range(50):
+        limiter.begin()
+        now += 0.01
+        limiter.end(pace, 0.005, now, late=True)
+    windows(limiter, pace, 0.2, 50, 300, now)
+    assert limiter.limit == 500
+
+
 class Door(RuleBasedStateMachine):
     """Any order of coming, ending and giving up."""
 

@@ -135,6 +135,41 @@ def test_without_a_limit_everybody_gets_in() -> None:
     asyncio.run(story())
 
 
+async def reasons(*calls: Any) -> list[str]:
+    """Return why calls were refused, "" for those that were not, or not by the server."""
+    ends = await asyncio.gather(*calls, return_exceptions=True)
+    found = [refusal_of(end) if isinstance(end, grpc.RpcError) else None for end in ends]
+    return [refusal.reason if refusal is not None else "" for refusal in found]
+
+
+def test_a_healthy_server_refuses_no_quick_call_because_others_were_slow() -> None:
+    async def story() -> None:
+        async with echo() as (stub, _):
+            await asyncio.gather(*(stub.Unary(EchoRequest(sleep=1.0), timeout=10) for _ in range(12)))
+            quick = await reasons(*(stub.Unary(EchoRequest(), timeout=0.4) for _ in range(30)))
+            assert "NO_TIME_LEFT" not in quick
+
+    asyncio.run(story())
+
+
+def test_a_busy_server_begins_no_call_in_vain_and_tries_now_and_then_whether_it_would_be() -> None:
+    async def story() -> None:
+        servicer = EchoServicer("busy")
+        async with echo(replace(QUICK, concurrency_min=8, concurrency_max=8), servicer=servicer) as (stub, _):
+            await asyncio.gather(*(stub.Unary(EchoRequest(sleep=1.0), timeout=10) for _ in range(2)))
+            held = [stub.Unary(EchoRequest(sleep=30), timeout=60) for _ in range(6)]
+            await until(lambda: servicer.calls == 8)
+            refusals = await reasons(*(stub.Unary(EchoRequest(sleep=1.0), timeout=0.4) for _ in range(3)))
+            assert refusals.count("NO_TIME_LEFT") == 2
+            assert servicer.calls == 9
+            await stub.Unary(EchoRequest(text="one that is quick"), timeout=10)
+            assert "NO_TIME_LEFT" not in await reasons(stub.Unary(EchoRequest(), timeout=0.4))
+            for call in held:
+                call.cancel()
+
+    asyncio.run(story())
+
+
 TAKES = 0.200
 KNEE = 4 / TAKES
 

@@ -45,6 +45,7 @@ _WINDOW = 0.1
 _SAMPLES = 10
 _SMOOTHING = 0.2
 _PERIOD = 60.0
+_TRY_EVERY = 1.0
 _LATE_SHARE = 0.5
 _BARELY = 4
 """Calls at once in a server that answers nothing in time: enough to notice when it does."""
@@ -77,21 +78,37 @@ class LimitPolicy:
 class Pace:
     """How fast the calls of one method are: now, and at their best lately."""
 
-    __slots__ = ("_before", "_best", "count", "least", "total")
+    __slots__ = ("_before", "_best", "_fastest_before", "_tried", "count", "fastest", "total")
 
     def __init__(self) -> None:
         self.total = 0.0
         self.count = 0
-        self.least = 0.0
-        """Half of the reference: with less time than this a call is begun in vain."""
+        self.fastest = self._fastest_before = _NEVER
+        """The fastest call of this period, and of the one before."""
         self._best = self._before = _NEVER
+        self._tried = -_NEVER
+
+    def least(self) -> float:
+        """Return half of what the fastest call of late took: with less time a call is begun in vain."""
+        fastest = min(self.fastest, self._fastest_before)
+        return fastest / 2 if fastest < _NEVER else 0.0
+
+    def needs(self, left: float, now: float) -> float:
+        """Return the time without which a call that has so much left is begun in vain.
+
+        For one such call a second it is 0, so that quick calls are found out where only slow ones got in.
+        """
+        least = self.least()
+        if left < least and now - self._tried >= _TRY_EVERY:
+            self._tried = now
+            return 0.0
+        return least
 
     def slowdown(self) -> float:
         """Return how much slower this window was than the reference, which it may set."""
         mean = self.total / self.count
         self._best = min(self._best, mean)
         reference = min(self._best, self._before)
-        self.least = reference / 2
         return mean / reference if reference > 0 else 1.0
 
     def begin_window(self) -> None:
@@ -102,6 +119,7 @@ class Pace:
         """Begin a period; `anew` forgets the one before as well, where this window is better evidence."""
         self._before = _NEVER if anew else self._best
         self._best = self.total / self.count if anew and self.count else _NEVER
+        self._fastest_before, self.fastest = self.fastest, _NEVER
 
 
 class Ticket:
@@ -184,14 +202,18 @@ class Limiter:
         """Take note of a call that ended, its time if it says something, and return who is let in for it. Ask `next`
         for more of them.
 
-        late: it ran out of time.
+        late: it ran out of time; where it had too little from the start, that says nothing.
         """
         self.in_work -= 1
-        if pace is not None:
-            self._late += late
+        if pace is not None and not (late and seconds < pace.least()):
+            if late:
+                self._late += 1
+            elif seconds < pace.fastest:
+                pace.fastest = seconds
+            if not pace.count:
+                self._paces.add(pace)
             pace.total += seconds
             pace.count += 1
-            self._paces.add(pace)
             self._samples += 1
             if now >= self._window_ends and self._samples >= _SAMPLES:
                 self._end_window(now)

@@ -24,6 +24,7 @@ from mesh.resilience.retry import PUSHBACK
 from mesh.server.admission import Admission
 from mesh.server.errors import (
     BROKEN,
+    IN_VAIN,
     LEAVING,
     NEED_UNMET,
     NO_TIME_LEFT,
@@ -46,7 +47,7 @@ _RESERVE_SHARE = 0.1
 _LONG = ANSWER_RESERVE / _RESERVE_SHARE
 
 # Refusals of calls that ran out of time.
-_LATE = (TOO_SLOW, NO_TIME_LEFT)
+_LATE = (TOO_SLOW, NO_TIME_LEFT, IN_VAIN)
 
 # What a server answers that is away, or about to be: some leave calls to it that it has not begun as cancelled.
 _UNMET = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
@@ -176,7 +177,7 @@ class ServedCall:
         if left is None:
             self.deadline = now + method.timeout
         else:
-            if left < _HARDLY or left < method.pace.least:
+            if left < _HARDLY:
                 self.refused = NO_TIME_LEFT
             left -= ANSWER_RESERVE if left > _LONG else left * _RESERVE_SHARE
             self.deadline = now + (left if left < method.longest else method.longest)
@@ -190,16 +191,23 @@ class ServedCall:
             self._span = self._scope.__enter__()
 
     async def enter(self) -> None:
-        """Come in by the door, at once or after a few milliseconds, or raise TooLate: too many calls are in work."""
+        """Come in by the door, at once or after a few milliseconds, or raise TooLate: too many calls are in work, or it
+        has less time left than its method takes at its fastest.
+        """
         method = self.method
         assert method.admission is not None
+        now = method.monotonic()
+        needs = method.pace.needs(self.deadline - now, now)
+        if self.deadline - now < needs:
+            self.refused = IN_VAIN
+            raise TooLate
         if not await method.admission.enter(method.service, self.hop.told()[1]):
             if self.refused is None:
                 self.refused = OVERLOADED
             raise TooLate
         self.is_in = True
-        if self.deadline - method.monotonic() < method.pace.least:
-            self.refused = self.refused or NO_TIME_LEFT
+        if self.deadline - method.monotonic() < needs:
+            self.refused = self.refused or IN_VAIN
             raise TooLate
 
     @property

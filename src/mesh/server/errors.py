@@ -32,6 +32,12 @@ UNREADABLE = Refusal(
 NO_TIME_LEFT = Refusal(
     grpc.StatusCode.DEADLINE_EXCEEDED, "The deadline had passed when the call arrived.", "NO_TIME_LEFT", DOMAIN
 )
+IN_VAIN = Refusal(
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    "The time left is shorter than the method takes at its fastest.",
+    "NO_TIME_LEFT",
+    DOMAIN,
+)
 TOO_SLOW = Refusal(
     grpc.StatusCode.DEADLINE_EXCEEDED, "The deadline passed before the answer was ready.", "TOO_SLOW", DOMAIN
 )
@@ -84,7 +90,7 @@ def trailer_of(refusal: Refusal) -> tuple[tuple[str, str | bytes], ...]:
 _OVERLOADED = ((DETAILS_KEY, status_of(OVERLOADED).SerializeToString()),)
 
 
-def refusal_of(error: grpc.RpcError) -> Refusal | None:
+def refusal_of(error: Exception) -> Refusal | None:
     """Return the refusal that a failed call carries, or None if it carries none.
 
     `details` are then google.protobuf.Any messages: unpack those whose types you know.
@@ -96,11 +102,11 @@ def refusal_of(error: grpc.RpcError) -> Refusal | None:
     return None
 
 
-def need_full(error: grpc.RpcError) -> Refusal:
+def need_full(error: Exception) -> Refusal:
     """Return what to answer where a service below has no room: with its RetryInfo, if it gave one."""
-    below = refusal_of(error)
-    retry = error_details_pb2.RetryInfo.DESCRIPTOR
-    return replace(NEED_FULL, details=[d for d in below.details if d.Is(retry)] if below is not None else ())
+    below, retry = refusal_of(error), error_details_pb2.RetryInfo.DESCRIPTOR
+    details = below.details if below is not None else ()
+    return replace(NEED_FULL, details=[d for d in details if isinstance(d, AnyMessage) and d.Is(retry)])
 
 
 def _read(value: bytes) -> Refusal | None:
