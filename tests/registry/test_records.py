@@ -41,7 +41,8 @@ def test_the_record_is_in_etcds_naming_format() -> None:
     assert written["Metadata"]["state"] == "draining"
 
 
-@pytest.mark.parametrize("metadata", [None, "any", 7, {}, {"region": "eu"}])
+# In Go's naming package `Metadata` is an interface{}: it may be missing, or anything. Only an object can be ours.
+@pytest.mark.parametrize("metadata", [None, "any", 7, [], ["eu", 7], {}, {"region": "eu"}])
 def test_a_record_of_a_stock_go_client_is_an_instance(metadata: object) -> None:
     value = json.dumps({"Op": 0, "Addr": "10.0.0.1:5000", "Metadata": metadata}).encode()
     expected = Instance("users.v1.UserService", "u1", Endpoint("10.0.0.1", 5000))
@@ -65,7 +66,9 @@ POISON = [
     b'{"Addr":"10.0.0.1:80","Metadata":{"weight":true}}',
     b'{"Addr":"10.0.0.1:80","Metadata":{"weight":1e400}}',
     b'{"Addr":"10.0.0.1:80","Metadata":{"started":NaN}}',
-    b'{"Addr":"10.0.0.1:80","Metadata":{"state":"exploded"}}',
+    b'{"Addr":"10.0.0.1:80","Metadata":{"weight":"heavy"}}',
+    b'{"Addr":"10.0.0.1:80","Metadata":{"state":"exploded"}}',  # of a later version, perhaps
+    b'{"id":"u1","name":"users","version":"v2","endpoints":["grpc://10.0.0.1:80"]}',  # Kratos's form
     b'{"Addr":"10.0.0.1:80","Metadata":{"zone":["a"]}}',
     b'{"Addr":"10.0.0.1:80","Metadata":{"zone":"\\u202e"}}',
     b'{"Addr":"10.0.0.1:80"}' + b" " * 70_000,

@@ -3,7 +3,9 @@
 
     mesh/services/<service>/<instance id>  →  {"Op":0,"Addr":"host:port","Metadata":{…}}
 
-Only `Addr` must be there. What a record says of itself is checked before anybody sees it.
+Only `Addr` must be there. `Metadata` may be anything in that format (Go: interface{}): what others write is theirs and
+not looked at, unless it is an object, as ours is; then what a record says of itself is checked before anybody sees it.
+The format has no number for its version: unknown fields are passed over, an unknown state is refused.
 """
 
 from __future__ import annotations
