@@ -24,7 +24,7 @@ _CALM = 40.0  # percent; a drill itself takes about as much of two cores
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run what is asked for; 0 if it ran, whatever came of it, 1 if a soak lost something, 2 for a wrong name."""
+    """Run what is asked for; 0 if it ran, whatever came of it, 1 if a soak missed something, 2 for a wrong name."""
     parser = argparse.ArgumentParser(prog="drills", description=__doc__)
     parser.add_argument("faults", nargs="*", metavar="FAULT", help=f"one or more of {', '.join(REGISTRY)}")
     parser.add_argument("--road", action="append", choices=ROADS, help="only on this road (may be repeated)")
@@ -33,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", action="store_true", help="run nothing, make docs/drills.md from docs/drills.json")
     parser.add_argument("--patient", type=float, default=0.0, help="seconds to wait for a calm machine before each")
     parser.add_argument(
-        "--rate", type=float, help="calls a second and road, instead of the drill's own where it asks for no number"
+        "--rate",
+        type=float,
+        help="calls a second and road, instead of the drill's own where it asks for no number, and of a soak's 50",
     )
     parser.add_argument(
         "--since",
@@ -52,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.soak:
         seed = given.seed if given.seed is not None else int.from_bytes(os.urandom(2))
         with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-            good = asyncio.run(soak(Path(folder), given.minutes, seed, summary=given.summary))
+            good = asyncio.run(soak(Path(folder), given.minutes, seed, rate=given.rate or 50.0, summary=given.summary))
             return 0 if good else 1
     unknown = [name for name in given.faults if name not in REGISTRY]
     if unknown:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from drills import invariants, of_etcd, of_instances, of_load, of_surroundings, 
 from drills.fault import FAULTS, Fault
 from drills.judging import Row, rows
 from drills.of_instances import CALM
-from drills.site import CLIENTS, Site
+from drills.site import Site
 
 REGISTRY = FAULTS
 assert of_etcd
@@ -49,6 +49,7 @@ async def _run(fault: Fault, site: Site, tell: Tell) -> list[Row]:
         tell("calling")
         await site.steady(1.0)
         before = await invariants.baseline(site)
+        calm = site.tallies()
         await site.steady(CALM)
         tell("breaking")
         broken = ""
@@ -57,27 +58,13 @@ async def _run(fault: Fault, site: Site, tell: Tell) -> list[Row]:
         except (AssertionError, RuntimeError) as e:
             broken = str(e)[:300]
         tell("checking")
-        after = await invariants.check(site, before)
-        amplified = _amplified(site, before, after)
+        await invariants.check(site, before)
+        spent = {road: tally.since(calm[road]).amplification for road, tally in site.tallies().items()}
         reports = await site.finish()
-        found = rows(fault, site, reports, amplified)
+        found = rows(fault, site, reports, spent)
     for row in found if broken else ():
         row["missed"].append(f"the drill ended early: {broken}")
         row["met"] = False
-    return found
-
-
-def _amplified(
-    site: Site, before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]
-) -> dict[str, float]:
-    """Attempts per call, by road: as the client counts its own, and as Envoy does."""
-    found = {}
-    for road in CLIENTS:
-        if road in site.roads:
-            calls, attempts = (after[road][name] - before[road][name] for name in ("calls", "attempts"))
-            found[road] = attempts / max(1.0, calls)
-    if "edge" in site.roads:
-        found["edge"] = site.amplification()
     return found
 
 

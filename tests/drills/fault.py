@@ -15,6 +15,8 @@ __all__ = ["CLIENTS", "FAULTS", "ROADS", "Fault", "Rule", "Setup", "Site", "faul
 
 # Nothing here takes so long in health: p99 is some 10 ms on a machine that is not crowded.
 SLOW = 0.5
+# Whatever happens, nobody makes more of a bad moment than that.
+AMPLIFIED = 1.2
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,11 @@ class Rule:
     recover: seconds after the injection in which calls may be bad.
     recover_healed: the same, counted from the end of the fault, for faults that no caller can be kept from.
     p99_after, p99_factor: from so many seconds after the injection on, p99 is at most so many times the one before it.
-    attempts: attempts per call, at most. calls: at least so many have to be made for the row to count.
+    attempts: attempts per call, at most, in the whole run and while the fault lasted, where its end is noted.
+    calls: at least so many have to be made for the row to count.
     goodput: calls answered well a second, from the injection to the healing and over all roads, as a share of the best
-    stretch of `Site.peaks`. refusals: seconds that half of the calls refused with RESOURCE_EXHAUSTED take at most.
+    stretch of `Site.peaks`. refusals: seconds that half of the calls refused with RESOURCE_EXHAUSTED take at most; what
+    ninety-nine of a hundred take is told beside it.
     codes: the only codes a failed call may have. words: none of these may stand in an error's text.
     """
 
@@ -37,7 +41,7 @@ class Rule:
     recover_healed: float | None = None
     p99_after: float = 5.0
     p99_factor: float | None = None
-    attempts: float | None = None
+    attempts: float | None = AMPLIFIED
     calls: int | None = None
     goodput: float | None = None
     refusals: float | None = None

@@ -4,7 +4,7 @@
 
 Each adds to the answer's text how many seconds it had left when it began. The last one waits as it is asked to, and
 tells a caller that asks for "begun" how many calls it has begun with no time left, and how many of them it let run on
-past their time.
+past their time. Asked for "hop-…" it has the UserService at DRILL_USERS create a user of that id.
 """
 
 from __future__ import annotations
@@ -12,19 +12,22 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+import uuid
 from typing import Any
 
 import mesh
 from mesh.policy import MethodPolicy
+from support import callers
 from support.echo import SERVICE, EchoRequest, EchoResponse, EchoServicer, EchoServiceStub
+from users.v1 import users_pb2, users_pb2_grpc
 
 
 class Hop(EchoServicer):
     """Passes a call on, or answers it."""
 
-    def __init__(self, stub: Any) -> None:
+    def __init__(self, stub: Any, users: Any = None) -> None:
         super().__init__()
-        self._stub = stub
+        self._stub, self._users = stub, users
         self._late = self._overdue = 0
 
     async def Unary(self, request: Any, context: Any) -> Any:
@@ -34,6 +37,11 @@ class Hop(EchoServicer):
             return EchoResponse(text=f"{left:.6f} {answer.text}")
         if request.text == "begun":
             return EchoResponse(text=f"{self._late} {self._overdue}")
+        if request.text.startswith("hop-"):
+            user = users_pb2.User(id=request.text, name="Hop", email=f"{request.text}@hop.example")
+            asked = users_pb2.CreateUserRequest(user=user, request_id=str(uuid.uuid4()))
+            await self._users.CreateUser(asked, timeout=60)
+            return EchoResponse(text=f"{left:.6f}")
         self._late += left <= 0
         end = time.monotonic() + left
         try:
@@ -45,8 +53,13 @@ class Hop(EchoServicer):
 
 async def main() -> None:
     """Serve until told to stop."""
-    if not (target := os.environ.get("DRILL_NEXT")):
+    target, users = os.environ.get("DRILL_NEXT"), os.environ.get("DRILL_USERS")
+    if not target and not users:
         await mesh.serve(Hop(None))
+        return
+    if not target:
+        async with mesh.connect(callers.SERVICE, endpoints=[users]) as channel:
+            await mesh.serve(Hop(None, users_pb2_grpc.UserServiceStub(channel)))
         return
     once = {f"/{SERVICE}/Unary": MethodPolicy(idempotent=True)}
     async with mesh.connect(SERVICE, endpoints=[target], policies=once) as channel:

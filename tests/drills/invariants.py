@@ -31,8 +31,8 @@ async def baseline(site: Site) -> Baseline:
     return told
 
 
-async def check(site: Site, before: Baseline) -> Baseline:
-    """Note as facts whether the invariants hold; return what the callers hold now."""
+async def check(site: Site, before: Baseline) -> None:
+    """Note as facts whether the invariants hold. Nobody calls from then on."""
     for road in site.roads:
         await asyncio.to_thread(site.load.ask, road, "rest")
     living = site.living()
@@ -45,7 +45,6 @@ async def check(site: Site, before: Baseline) -> Baseline:
         await asyncio.sleep(0.2)
     for what, owner, more in left:
         site.fact(f"{what} more than before at {owner}", more, 0, *([owner] if owner in site.roads else []))
-    return {road: await asyncio.to_thread(site.load.ask, road) for road in CLIENTS if road in site.roads}
 
 
 async def _left(site: Site, before: Baseline) -> list[tuple[str, str, int]]:

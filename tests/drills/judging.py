@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from drills.fault import Fault, Rule, Site
 from support.load import Outcome, Report
 
 Row = dict[str, Any]
+
+
+class Moments(Protocol):
+    """When what was of a fault, and whether it was a shorter one; a Site knows it."""
+
+    @property
+    def injected(self) -> float: ...
+    @property
+    def healed(self) -> float: ...
+    @property
+    def drained(self) -> float | None: ...
+    @property
+    def short(self) -> bool: ...
+
 
 # How a call is told that there is no room for it.
 _SHED = ("RESOURCE_EXHAUSTED", "HTTP 429")
@@ -21,7 +35,14 @@ def rows(fault: Fault, site: Site, reports: Mapping[str, Report], amplified: Map
     """Make the rows of a drill, one per road."""
     if fault.rule.goodput is not None:
         _note_goodput(site, fault.rule.goodput, reports)
+    note_attempts(fault.rule, site)
     return [_row(fault, site, reports[road], amplified.get(road, 0.0)) for road in site.roads]
+
+
+def note_attempts(rule: Rule, site: Site) -> None:
+    """Note what each road made of its calls while the fault lasted."""
+    for road, tally in site.borne.items() if rule.attempts is not None else ():
+        site.fact("attempts per call while the fault lasted", tally.amplification, rule.attempts, road)
 
 
 def _note_goodput(site: Site, share: float, reports: Mapping[str, Report]) -> None:
@@ -39,7 +60,13 @@ def _note_goodput(site: Site, share: float, reports: Mapping[str, Report]) -> No
 def _row(fault: Fault, site: Site, report: Report, attempts: float) -> Row:
     begin = site.injected
     after = [call for call in report.calls if call.start >= begin] or list(report.calls)
-    broken = _broken(fault.rule, site, report, attempts)
+    shed = [call for call in report.calls if begin <= call.start < site.healed and call.code in _SHED]
+    if fault.rule.refusals is not None and shed:
+        slowest = _percentile(shed, 0.99)
+        site.fact("p99 of refusals, seconds", slowest, None, report.road)
+    broken = broken_by(fault.rule, site, report) + _refusals(fault.rule, shed)
+    if fault.rule.attempts is not None and attempts > fault.rule.attempts:
+        broken.append(f"{attempts:.3f} attempts per call, at most {fault.rule.attempts:g} may be")
     facts = [fact for fact in site.facts if report.road in fact.roads]
     broken += [str(fact) for fact in facts if not fact.met]
     return {
@@ -62,8 +89,8 @@ def _row(fault: Fault, site: Site, report: Report, attempts: float) -> Row:
     }
 
 
-def _broken(rule: Rule, site: Site, report: Report, attempts: float) -> list[str]:
-    """Say what was not kept, a sentence each."""
+def broken_by(rule: Rule, site: Moments, report: Report) -> list[str]:
+    """Say what calls did not keep, a sentence each."""
     found: list[str] = []
     failed, calls = report.failed, len(report.calls)
     if site.drained is not None:
@@ -85,19 +112,15 @@ def _broken(rule: Rule, site: Site, report: Report, attempts: float) -> list[str
             found.append(
                 f"p99 {later * 1e3:.0f} ms from {rule.p99_after:g} s on, {healthy * 1e3:.0f} ms before the fault"
             )
-    if rule.refusals is not None:
-        found += _refusals(rule.refusals, site, report)
-    if rule.attempts is not None and attempts > rule.attempts:
-        found.append(f"{attempts:.2f} attempts per call")
     if rule.calls is not None and calls < rule.calls and not site.short:
         found.append(f"only {calls} calls were made, {rule.calls} are asked for")
     return found + _texts(rule, failed)
 
 
-def _refusals(limit: float, site: Site, report: Report) -> list[str]:
-    shed = [c for c in report.calls if site.injected <= c.start < site.healed and c.code in _SHED]
+def _refusals(rule: Rule, shed: Sequence[Outcome]) -> list[str]:
     half = _percentile(shed, 0.5) if shed else 0.0
-    return [f"half of {len(shed)} refusals took over {half * 1e3:.0f} ms"] if half > limit else []
+    too_slow = rule.refusals is not None and half > rule.refusals
+    return [f"half of {len(shed)} refusals took over {half * 1e3:.0f} ms"] if too_slow else []
 
 
 def _texts(rule: Rule, failed: Sequence[Outcome]) -> list[str]:

@@ -9,8 +9,9 @@ from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 
 import grpc
 
-from drills.fault import CLIENTS, Rule, Setup, Site, fault
+from drills.fault import Rule, Setup, Site, fault
 from drills.site import TTL
+from mesh.settings import Settings
 from users.v1 import users_pb2, users_pb2_grpc
 
 CALM = 3.0
@@ -31,11 +32,11 @@ async def killed(site: Site) -> None:
     await asyncio.gather(
         *(
             site.measure("out of rotation", lambda r=road: victim.address not in site.ready(r), 0.1, road)  # type: ignore[misc]  # mypy cannot tell a lambda with a default
-            for road in CLIENTS
-            if road in site.roads
+            for road in site.roads
         )
     )
     await site.measure("key gone", lambda: victim.id not in site.listed(), TTL + 1)
+    site.heal()
     victim.process.start()
     await site.measure_lists("back in rotation", lambda: set(before.values()), 10.0)
     await site.steady(CALM)
@@ -56,6 +57,7 @@ async def hung(site: Site) -> None:
     site.inject()
     victim.process.send(SIGSTOP)
     await site.steady(10.0 if site.short else 20.0 if site.setup.policy else 60.0)
+    site.heal()
     victim.process.send(SIGCONT)
     await site.measure_lists("back after CONT", lambda: everyone, 2.0)
     await site.steady(CALM)
@@ -99,6 +101,7 @@ async def failing(site: Site) -> None:
     site.inject()
     victim.sicken(fail=0.3)
     await starved(site, 10.0 if site.short else 25.0)
+    site.heal()
     victim.sicken()
     await site.steady(CALM)
 
@@ -130,12 +133,13 @@ async def _watched(site: Site, seconds: float) -> dict[str, int]:
     "flapping",
     "flapping at 1 Hz for a minute",
     "0 failed; ejection grows; no leak",
-    setup=Setup(proxied=True),
+    setup=Setup(proxied=3),
     note="the path to the instance flaps: reset and refused for half a second, then open for half a second",
     unmeasured="that ejection grows, as nothing is ejected: a broken connection takes itself out; see the next row",
+    soak=True,
 )
 async def flapping(site: Site) -> None:
-    proxy = site.members[0].proxy
+    proxy = site.members[-1].proxy
     assert proxy is not None
     site.inject()
     for _ in range(10 if site.short else 60):
@@ -144,6 +148,7 @@ async def flapping(site: Site) -> None:
         await site.steady(0.5)
         proxy.refuse = False
         await site.steady(0.5)
+    site.heal()
     await site.measure_lists("back in rotation", lambda: set(site.listed().values()), 15.0)
     await site.steady(CALM)
 
@@ -159,6 +164,7 @@ _EJECTED_FOR = 2
     note="the instance fails every call for half a second, then none for half a second; breakers open for"
     f" {_EJECTED_FOR} s at first, so that in a minute some twenty ejections would be"
     " seen if they did not grow. Envoy's grow by 5 s each",
+    soak=True,
 )
 async def flapping_failing(site: Site) -> None:
     victim = site.members[0]
@@ -169,6 +175,7 @@ async def flapping_failing(site: Site) -> None:
         await site.steady(0.5)
         victim.sicken()
         await site.steady(0.5)
+    site.heal()
     for road in site.roads:
         times = await asyncio.to_thread(site.ejections, road) - before[road]
         site.fact("never ejected", float(times == 0), 0, road)
@@ -181,16 +188,18 @@ async def flapping_failing(site: Site) -> None:
     "path black-holed",
     "≤ ping time + ping timeout + 0.5 s",
     rule=Rule(failed=None, recover=2.5),
-    setup=Setup(proxied=True),
+    setup=Setup(proxied=3),
     note="calls that wait in the hole meet their deadline of 1 s until then",
+    soak=True,
 )
 async def black_hole(site: Site) -> None:
-    proxy = site.members[0].proxy
+    proxy = site.members[-1].proxy
     assert proxy is not None
     everyone = set(site.listed().values())
     site.inject()
     proxy.swallow = True
     await site.steady(10.0 if site.short else 20.0)
+    site.heal()
     proxy.swallow = False
     await site.measure_lists("back after healing", lambda: everyone, 10.0)
     await site.steady(CALM)
@@ -201,19 +210,20 @@ async def black_hole(site: Site) -> None:
     "GOAWAY in mid call, reset in mid response",
     "0 failed of 10,000 idempotent calls",
     rule=Rule(calls=10_000),
-    setup=Setup(proxied=True, rate=150.0, env=(("DRILL_CONNECTION_AGE_MS", "1000"),)),
+    setup=Setup(proxied=3, rate=150.0, env=(("DRILL_CONNECTION_AGE_MS", "1000"),)),
     note="three times a second every connection to some instance is reset; servers send GOAWAY to each connection of a"
     " second",
+    soak=True,
 )
 async def reset(site: Site) -> None:
     dice = random.Random(1)
+    proxies = [member.proxy for member in site.members if member.proxy is not None]
     site.inject()
     end = time.monotonic() + (5.0 if site.short else 70.0)
     while time.monotonic() < end:
-        proxy = dice.choice(site.members).proxy
-        assert proxy is not None
-        proxy.cut()
+        dice.choice(proxies).cut()
         await site.steady(0.33)
+    site.heal()
     await site.steady(CALM)
 
 
@@ -223,6 +233,7 @@ async def reset(site: Site) -> None:
     "0 failed of ≥ 8,000, writes included; each exit ≤ grace",
     rule=Rule(calls=8_000),
     setup=Setup(rate=150.0),
+    soak=True,
 )
 async def rolling_restart(site: Site) -> None:
     site.inject()
@@ -236,6 +247,7 @@ async def rolling_restart(site: Site) -> None:
             await site.until(lambda: len(site.listed()) == 3, 30, "registered again")
             if "edge" in site.roads:
                 await site.until(lambda: site.healthy() == 3, 30, "known again")
+    site.heal()
     while time.monotonic() - site.injected < (0.0 if site.short else 56.0):  # as many calls as the matrix asks for
         await site.steady(1.0)
     await site.steady(CALM)
@@ -248,6 +260,7 @@ async def rolling_restart(site: Site) -> None:
     "exits ≤ grace + 1 s, key gone first",
     setup=Setup(env=(("MESH_DRAIN", "3"),)),
     note="grace is 3 s here",
+    soak=True,
 )
 async def stuck_handler(site: Site) -> None:
     victim = site.members[0]
@@ -258,9 +271,11 @@ async def stuck_handler(site: Site) -> None:
         victim.process.send(SIGTERM)
         gone = asyncio.create_task(site.until(lambda: victim.id not in site.listed(), 20, "key gone"))
         left = await site.until(lambda: not victim.process.running, 20, "exit")
-        site.fact("exit, seconds", left, 4.0)
+        grace = Settings.from_env(site.env).drain
+        site.fact("exit, seconds", left, grace + 1.0)
         site.fact("key gone, seconds", await gone, left)
         call.cancel()
+    site.heal()
     victim.process.start()
     await site.measure_lists("back in rotation", lambda: set(site.listed().values()) | {victim.address}, 10.0)
     await site.steady(CALM)
@@ -270,6 +285,7 @@ async def stuck_handler(site: Site) -> None:
     "two-on-one-port",
     "two servers on one port",
     "the second refuses to start",
+    soak=True,
 )
 async def two_on_one_port(site: Site) -> None:
     site.inject()
@@ -297,7 +313,6 @@ async def all_unavailable(site: Site) -> None:
     site.inject()
     for member in site.members:
         member.sicken(fail=1.0)
-    await site.steady(0.2)
     marks = await _offered(site)
     await site.steady(10.0)
     later = await _offered(site)

@@ -5,7 +5,9 @@ control plane's word, the time that callers give.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
+import uuid
 from itertools import pairwise
 from pathlib import Path
 from signal import SIGINT, SIGKILL
@@ -20,7 +22,7 @@ from mesh.registry.record import policy_key
 from mesh.settings import TLSFiles
 from support.callers import SERVICE
 from support.certificates import Authority
-from support.echo import EchoRequest, EchoServiceStub
+from support.echo import EchoRequest, EchoResponse, EchoServiceStub
 from support.edge import Process
 from support.ports import free_port
 
@@ -88,6 +90,7 @@ async def clock_moved(site: Site) -> None:
     new = await site.add_member()
     await site.until(lambda: new.id in site.listed(), 30, "registered")
     await site.measure_lists("an instance started meanwhile is found", site.living, 3.0)
+    site.heal()
     site.clock.move(0)
     await site.steady(CALM)
     after = await asyncio.to_thread(site.revisions)
@@ -99,16 +102,18 @@ async def clock_moved(site: Site) -> None:
     "Envoy NACKs a resource",
     "last good kept, counted, retried on change only",
     note="for 8 s the control plane's cluster waits a negative time for connections; an instance is started meanwhile",
+    soak=True,
 )
 async def resource_refused(site: Site) -> None:
     async def policy(seconds: int) -> None:
         text = f'{{"breaker": {{"openFor": "{seconds}s"}}}}'
         await asyncio.to_thread(site.etcd.ctl, "put", policy_key(site.prefix, SERVICE), text)
 
+    before = await asyncio.to_thread(site.plane_metric, "mesh_xds_nacks_total")
     site.inject()
     site.plane_is_sick.touch()
     await policy(31)
-    await site.measure("refusal counted", lambda: site.plane_metric("mesh_xds_nacks_total") >= 1, 5.0, "edge")
+    await site.measure("refusal counted", lambda: site.plane_metric("mesh_xds_nacks_total") > before, 5.0, "edge")
     refused = await asyncio.to_thread(site.plane_metric, "mesh_xds_nacks_total")
     new = await site.add_member()
     await site.until(lambda: new.id in site.listed(), 30, "registered")
@@ -116,6 +121,7 @@ async def resource_refused(site: Site) -> None:
     await site.steady(4.0)
     again = await asyncio.to_thread(site.plane_metric, "mesh_xds_nacks_total") - refused
     site.fact("refused again without a change of it", again, 0, "edge")
+    site.heal()
     site.plane_is_sick.unlink()
     accepted = await asyncio.to_thread(site.plane_metric, "mesh_xds_pushes_total")
     await policy(32)
@@ -123,6 +129,7 @@ async def resource_refused(site: Site) -> None:
     await site.steady(CALM)
     nacks = await asyncio.to_thread(site.plane_metric, "mesh_xds_nacks_total")
     site.fact("refusals after the healing", nacks - refused - again, 0, "edge")
+    await asyncio.to_thread(site.etcd.ctl, "del", policy_key(site.prefix, SERVICE))
 
 
 @fault(
@@ -131,7 +138,9 @@ async def resource_refused(site: Site) -> None:
     "shrinks at each hop; no work begun after it passed; database calls bounded",
     roads=CLIENTS,
     note="three servers in a row beside the load, each a process, asked 300 times with 0.3 s, every third time for work"
-    " of half a second",
+    " of half a second; then ten times at once to have an instance create a user while another process has SQLite"
+    " locked for half a second: those creates have to end with their callers, and none may be done afterwards",
+    soak=True,
 )
 async def three_hops(site: Site) -> None:
     ports = [free_port() for _ in range(3)]
@@ -142,6 +151,7 @@ async def three_hops(site: Site) -> None:
             "MESH_INSTANCE_ID": f"hop-{number}",
             "MESH_LISTEN": f"127.0.0.1:{port}",
             "DRILL_NEXT": f"127.0.0.1:{ports[number + 1]}" if number < 2 else "",
+            "DRILL_USERS": site.members[0].address,
             "PYTHONPATH": python_path(),
         }
         hops.append(Process(site.folder, f"hop-{number}", env, "drills.hop"))
@@ -162,6 +172,7 @@ async def three_hops(site: Site) -> None:
                 except grpc.aio.AioRpcError as e:
                     strange += e.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
                 late += time.monotonic() - begin > 0.4
+            await _create_over_three_hops(site, stub)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{ports[2]}") as last:
             told = await EchoServiceStub(last).Unary(EchoRequest(text="begun"), timeout=5)
         begun, overdue = map(int, told.text.split())
@@ -174,6 +185,24 @@ async def three_hops(site: Site) -> None:
         for hop in hops:
             await asyncio.to_thread(hop.end, SIGKILL)
     await site.steady(CALM)
+
+
+async def _create_over_three_hops(site: Site, stub: EchoServiceStub) -> None:
+    """Have the leaf's database locked for longer than callers wait, and note what became of what they had asked for."""
+    tag, number = f"hop-{uuid.uuid4().hex[:8]}", 10
+    before = site.members[0].counts()
+    with sqlite3.connect(site.database, timeout=10, isolation_level=None, check_same_thread=False) as db:
+        await asyncio.to_thread(db.execute, "BEGIN IMMEDIATE")
+        asked = [stub.Unary(EchoRequest(text=f"{tag}-{n}"), timeout=0.3) for n in range(number)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        await site.steady(0.2)
+        await asyncio.to_thread(db.execute, "ROLLBACK")
+    await site.steady(0.5)
+    after = site.members[0].counts()
+    site.fact("creates answered by a locked database", sum(isinstance(a, EchoResponse) for a in answers), 0)
+    site.fact("creates that did not come to the database", max(0, number - (after["hop"] - before["hop"])), 0)
+    site.fact("database calls over 0.1 s past the deadline", after["overdue"] - before["overdue"], 0)
+    site.fact("creates done after all", await asyncio.to_thread(site.rows, f"{tag}-%"), 0)
 
 
 @fault(

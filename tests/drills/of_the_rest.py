@@ -32,13 +32,15 @@ _IN_USE = "http.edge.downstream_(rq|cx)_active"
     "control-plane-killed",
     "control plane killed for minutes",
     "0 failed; on return no needless push, never an empty set before etcd was read",
-    note="away for 20 s; on its return the same endpoints are sent once, on purpose: the version that a client names"
-    " does not prove that it still has them",
+    note="away for two minutes; on its return the same endpoints are sent once, on purpose: the version that a client"
+    " names does not prove that it still has them",
+    soak=True,
 )
 async def control_plane_killed(site: Site) -> None:
     site.inject()
     await asyncio.to_thread(site.plane.end, SIGKILL)
-    await site.steady(3.0 if site.short else 20.0)
+    await site.steady(20.0 if site.short else 120.0)
+    site.heal()
     site.plane.start()
     await site.until(lambda: site.plane_metric("mesh_xds_streams") >= 1, 30, "Envoy is back at it")
     await site.steady(CALM)
@@ -55,10 +57,11 @@ async def control_plane_killed(site: Site) -> None:
     "calls in flight finish where the client drains",
     note="another Envoy is started on the same port, then the old one is told to drain (docs/production.md), and ended"
     " when nobody uses it any more, or after 10 s",
+    soak=True,
 )
 async def envoy_restarted(site: Site) -> None:
     old = site.envoy
-    new = Envoy(site.folder, site.control_plane, name="next", edge=old.edge)
+    new = Envoy(site.folder, site.control_plane, name=f"{old.name}-next", edge=old.edge)
     site.inject()
     site.begin_envoy(new)
     await asyncio.to_thread(new.wait_ready, 30)
@@ -99,6 +102,7 @@ async def envoy_killed(site: Site) -> None:
     "one row each, the same reply; the same id with another body refused; survives restarts",
     note="one instance does each write and loses its first answer, to the load on every road as well; repeats go to any"
     " instance",
+    soak=True,
 )
 async def reply_lost(site: Site) -> None:
     number = 100 if site.short else 1000
@@ -133,6 +137,7 @@ async def reply_lost(site: Site) -> None:
             except grpc.aio.AioRpcError as e:
                 refused += e.code() is grpc.StatusCode.INVALID_ARGUMENT
         site.members[0].sicken()
+        site.heal()
         for member in site.members:
             await asyncio.to_thread(member.process.end, SIGTERM)
             member.process.start()

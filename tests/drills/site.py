@@ -11,6 +11,7 @@ import time
 import urllib.request
 import uuid
 from base64 import b64decode, b64encode
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -41,11 +42,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Setup:
-    """What a site is made of. `proxied` puts a proxy before each instance, `etcd_proxied` one before etcd."""
+    """What a site is made of. `proxied` puts a proxy before so many instances, the last ones; `etcd_proxied` one before
+    etcd.
+    """
 
     instances: int = 3
     etcds: int = 1
-    proxied: bool = False
+    proxied: int = 0
     etcd_proxied: bool = False
     tls: bool = False
     rate: float = 100.0
@@ -62,20 +65,41 @@ class Setup:
 
 @dataclass(frozen=True)
 class Fact:
-    """Something measured by a story: it has to be at most `limit`."""
+    """Something measured by a story: it has to be at most `limit`; None is no demand, it is only told."""
 
     what: str
     value: float
-    limit: float
+    limit: float | None
     roads: Sequence[str] = ROADS
 
     @property
     def met(self) -> bool:
         """Whether it is."""
-        return self.value <= self.limit
+        return self.limit is None or self.value <= self.limit
 
     def __str__(self) -> str:
-        return f"{self.what}: {self.value:.3g} (at most {self.limit:g})"
+        demand = "no demand" if self.limit is None else f"at most {self.limit:g}"
+        return f"{self.what}: {self.value:.3g} ({demand})"
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Calls and attempts of a road so far, as process `pid` counts them."""
+
+    calls: float
+    attempts: float
+    pid: int = 0
+
+    def since(self, before: Tally) -> Tally:
+        """Those since an earlier one; another process has begun at nothing."""
+        if self.pid != before.pid:
+            return self
+        return Tally(self.calls - before.calls, self.attempts - before.attempts, self.pid)
+
+    @property
+    def amplification(self) -> float:
+        """Attempts per call."""
+        return self.attempts / max(1.0, self.calls)
 
 
 class Member:
@@ -86,7 +110,7 @@ class Member:
     ) -> None:
         self.id = f"users-{number}"
         self.listens = f"127.0.0.1:{free_port()}"
-        self.proxy = Proxy(self.listens) if setup.proxied else None
+        self.proxy = Proxy(self.listens) if number > setup.instances - setup.proxied else None
         self.address = self.proxy.endpoint if self.proxy else self.listens
         self._fault = folder / f"{self.id}.fault"
         own = {
@@ -105,12 +129,12 @@ class Member:
         self._fault.write_text(json.dumps(sickness))
 
     def counts(self) -> dict[str, int]:
-        """Calls that came so far, by road."""
+        """Calls that came so far, by road, and what else `drills.instance` counts."""
         try:
             found: dict[str, int] = json.loads(Path(f"{self._fault}.counts").read_text())
         except FileNotFoundError:
-            return dict.fromkeys(ROADS, 0)
-        return found
+            return Counter()
+        return Counter(found)
 
 
 class Site:
@@ -127,6 +151,10 @@ class Site:
         """Stretches of a load that is just borne, where the drill is about more."""
         self.drained: float | None = None
         """Until when calls could begin, where the drill is about those in flight."""
+        self.begun: dict[str, Tally] = {}
+        """What each road had done when the fault began."""
+        self.borne: dict[str, Tally] = {}
+        """What each road did while the fault lasted, if its end was noted."""
         self.cluster = EtcdCluster(folder / "etcd") if setup.etcds > 1 else None
         self.etcd = self.cluster.members[0] if self.cluster else Etcd(folder / "etcd")
         self.etcd_proxy = Proxy(self.etcd.endpoint) if setup.etcd_proxied else None
@@ -223,14 +251,16 @@ class Site:
 
     def inject(self) -> None:
         """Note that the fault begins now."""
-        self.injected = time.monotonic()
+        self.begun, self.borne = self.tallies(), {}
+        self.injected, self.healed = time.monotonic(), float("inf")
 
     def heal(self) -> None:
         """Note that the fault is over."""
         self.healed = time.monotonic()
+        self.borne = {road: tally.since(self.begun[road]) for road, tally in self.tallies().items()}
 
-    def fact(self, what: str, value: float, limit: float, *roads: str) -> None:
-        """Note what was measured, and what it may be at most."""
+    def fact(self, what: str, value: float, limit: float | None, *roads: str) -> None:
+        """Note what was measured, and what it may be at most, if there is a demand."""
         self.facts.append(Fact(what, value, limit, roads or self.roads))
 
     async def until(self, condition: Callable[[], object], within: float, what: str) -> float:
@@ -265,7 +295,7 @@ class Site:
     def listed(self) -> dict[str, str]:
         """Id and address of each instance in etcd, by a linearizable read."""
         told = self._asked_of_etcd()
-        return {key.rsplit("/", 1)[1]: json.loads(value)["Addr"] for key, value, _, _ in told if value.startswith("{")}
+        return {key.rsplit("/", 1)[1]: json.loads(value)["Addr"] for key, value, _, _ in told if '"Addr":"' in value}
 
     def revisions(self) -> dict[str, int]:
         """When each key was created, in etcd's count."""
@@ -289,7 +319,7 @@ class Site:
         return [
             (
                 b64decode(kv["key"]).decode(),
-                b64decode(kv["value"]).decode(),
+                b64decode(kv["value"]).decode(errors="replace"),
                 int(kv["create_revision"]),
                 int(kv.get("lease", 0)),
             )
@@ -301,6 +331,24 @@ class Site:
         if road in CLIENTS:
             return set(self.load.ask(road, "view")["ready"])
         return {address for address, healthy in self._hosts().items() if healthy}
+
+    def known(self, road: str) -> set[str]:
+        """The addresses that a road has been told of, whether calls go there or not."""
+        if road in CLIENTS:
+            return set(self.load.ask(road)["known"])
+        return set(self._hosts())
+
+    def skipped(self, road: str) -> float:
+        """How many records a road has passed over; at the edge it is the control plane that reads them."""
+        if road in CLIENTS:
+            return float(self.load.ask(road)["skipped"])
+        return self.plane_metric("mesh_registry_records_skipped_total")
+
+    def compactions(self, road: str) -> float:
+        """How many times a road has listed again because history was gone."""
+        if road in CLIENTS:
+            return float(self.load.ask(road)["compactions"])
+        return self.plane_metric("mesh_registry_compactions_total")
 
     def ejected(self, road: str) -> int:
         """How many instances a road keeps calls from, for what they did."""
@@ -338,11 +386,18 @@ class Site:
             lines = page.read().decode().splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name}{{", f"{name} ")))
 
-    def amplification(self) -> float:
-        """Attempts per call at Envoy."""
-        stats = self.envoy.stats(f"cluster.{SERVICE}.upstream_rq_(total|retry)$")
-        total, again = (stats.get(f"cluster.{SERVICE}.upstream_rq_{name}", 0) for name in ("total", "retry"))
-        return total / max(1, total - again)
+    def tallies(self) -> dict[str, Tally]:
+        """Calls and attempts so far, by road: as each client counts its own, and as Envoy does."""
+        found = {}
+        for road in self.roads:
+            if road in CLIENTS:
+                told = self.load.ask(road)
+                found[road] = Tally(told["calls"], told["attempts"])
+            else:
+                stats = self.envoy.stats(f"cluster.{SERVICE}.upstream_rq_(total|retry)$")
+                total, again = (stats.get(f"cluster.{SERVICE}.upstream_rq_{name}", 0) for name in ("total", "retry"))
+                found[road] = Tally(total - again, total, self.envoy.pid)
+        return found
 
     # -- more hands
 
