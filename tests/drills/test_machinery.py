@@ -16,7 +16,8 @@ from drills import paper
 from drills.drill import REGISTRY
 from drills.fault import Rule
 from drills.judging import rows
-from drills.site import Fact, Setup
+from drills.site import Fact, Setup, Tally
+from drills.soak import Minute, verdict
 from support.load import Outcome, Report
 
 
@@ -27,12 +28,15 @@ def row(
     healed: float = float("inf"),
     name: str = "killed",
     peaks: Sequence[tuple[float, float]] = (),
+    attempts: float = 1.0,
+    borne: float = 1.0,
 ) -> Any:
     """Judge the calls of one road by a rule."""
     site: Any = SimpleNamespace(roads=("mesh",), short=False, setup=Setup(), facts=[], drained=None)
     site.injected, site.healed, site.peaks = injected, healed, peaks
-    site.fact = lambda what, value, limit: site.facts.append(Fact(what, value, limit))
-    return rows(replace(REGISTRY[name], rule=rule), site, {"mesh": Report("mesh", calls)}, {"mesh": 1.0})[0]
+    site.borne = {"mesh": Tally(100, 100 * borne)}
+    site.fact = lambda what, value, limit, *_: site.facts.append(Fact(what, value, limit))
+    return rows(replace(REGISTRY[name], rule=rule), site, {"mesh": Report("mesh", calls)}, {"mesh": attempts})[0]
 
 
 def call(start: float, seconds: float = 0.01, code: str = "OK", detail: str = "") -> Outcome:
@@ -99,6 +103,47 @@ def test_goodput_is_held_against_the_best_stretch_and_refusals_against_their_med
     slow = [replace(each, seconds=0.5) for each in shed]
     told = row(rule, *peak, *slow, *(call(10 + n / 9) for n in range(89)), **site)
     assert told["missed"] == ["half of 20 refusals took over 500 ms"]
+    assert "p99 of refusals, seconds: 0.5 (no demand)" in told["facts"]
+
+
+def test_nobody_may_make_more_of_a_fault_than_a_fifth_more_calls() -> None:
+    assert all(fault.rule.attempts is not None and fault.rule.attempts <= 1.2 for fault in REGISTRY.values())
+    assert row(Rule(), call(11), attempts=1.2, borne=1.2)["met"]
+    told = row(Rule(), call(11), attempts=1.21, borne=1.2)
+    assert told["missed"] == ["1.210 attempts per call, at most 1.2 may be"]
+    told = row(Rule(), call(11), attempts=1.1, borne=1.5)
+    assert told["missed"] == ["attempts per call while the fault lasted: 1.5 (at most 1.2)"]
+
+
+def test_what_a_process_counted_is_not_taken_from_the_one_after_it() -> None:
+    before = Tally(100, 110, pid=1)
+    assert Tally(150, 170, pid=1).since(before).amplification == 60 / 50
+    assert Tally(150, 165, pid=2).since(before).amplification == 1.1
+
+
+def test_a_soak_judges_each_call_by_the_fault_of_its_minute_and_counts_what_stories_missed() -> None:
+    minutes = [
+        Minute("the calm before", Rule(), 0.0),
+        Minute("hung", Rule(failed=1, recover=2.5), 10.0, injected=11.0),
+        Minute("failing", Rule(failed=None, success=0.5), 70.0, injected=70.0),
+        Minute("killed", Rule(), 130.0, injected=130.0, missed=["edge key gone, seconds: 12 (at most 11)"]),
+    ]
+    good = [call(5), call(12, code="UNAVAILABLE"), call(30), call(75), call(80, code="UNAVAILABLE"), call(140)]
+    assert verdict(minutes, {"mesh": Report("mesh", good)}) == ["3 killed: edge key gone, seconds: 12 (at most 11)"]
+    bad = [call(5, code="UNAVAILABLE"), call(14, code="UNAVAILABLE"), call(80, code="UNAVAILABLE"), call(69, 0.6)]
+    assert verdict(minutes[:3], {"edge": Report("edge", bad)}) == [
+        "0 the calm before, edge: 1 failed, at most 0 may (1 UNAVAILABLE of reads)",
+        "1 hung, edge: bad calls until 58.00 s after the injection, at most 2.5 s",
+        "2 failing, edge: 0.00 % succeeded (1 UNAVAILABLE of reads)",
+    ]
+
+
+def test_a_soak_draws_from_every_fault_that_its_site_can_bear_within_a_minute() -> None:
+    drawn = [fault for fault in REGISTRY.values() if fault.soak]
+    assert len(drawn) >= 20
+    for fault in drawn:
+        assert fault.setup.etcds == 1, fault.name
+        assert not (fault.setup.tls or fault.setup.disk or fault.setup.postgres or fault.setup.clock), fault.name
 
 
 def test_what_is_committed_is_what_the_rows_say() -> None:
