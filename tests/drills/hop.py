@@ -53,17 +53,15 @@ class Hop(EchoServicer):
 
 async def main() -> None:
     """Serve until told to stop."""
-    target, users = os.environ.get("DRILL_NEXT"), os.environ.get("DRILL_USERS")
-    if not target and not users:
-        await mesh.serve(Hop(None))
-        return
-    if not target:
+    if target := os.environ.get("DRILL_NEXT"):
+        once = {f"/{SERVICE}/Unary": MethodPolicy(idempotent=True)}
+        async with mesh.connect(SERVICE, endpoints=[target], policies=once) as channel:
+            await mesh.serve(Hop(EchoServiceStub(channel)))
+    elif users := os.environ.get("DRILL_USERS"):
         async with mesh.connect(callers.SERVICE, endpoints=[users]) as channel:
             await mesh.serve(Hop(None, users_pb2_grpc.UserServiceStub(channel)))
-        return
-    once = {f"/{SERVICE}/Unary": MethodPolicy(idempotent=True)}
-    async with mesh.connect(SERVICE, endpoints=[target], policies=once) as channel:
-        await mesh.serve(Hop(EchoServiceStub(channel)))
+    else:
+        await mesh.serve(Hop(None))
 
 
 if __name__ == "__main__":

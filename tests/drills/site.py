@@ -110,7 +110,7 @@ class Member:
     ) -> None:
         self.id = f"users-{number}"
         self.listens = f"127.0.0.1:{free_port()}"
-        self.proxy = Proxy(self.listens) if number > setup.instances - setup.proxied else None
+        self.proxy = Proxy(self.listens) if 0 <= setup.instances - number < setup.proxied else None
         self.address = self.proxy.endpoint if self.proxy else self.listens
         self._fault = folder / f"{self.id}.fault"
         own = {
