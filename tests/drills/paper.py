@@ -135,10 +135,9 @@ def _missed(rows: Sequence[Row], registry: Mapping[str, Fault]) -> str:
 def _made(rows: Sequence[Row], registry: Mapping[str, Fault]) -> str:
     lines = []
     for name in dict.fromkeys(row["fault"] for row in rows):
-        own = [row for row in rows if row["fault"] == name]
-        # As it was when the row was made, whatever the drill does by now.
-        lines.append(f"- `{name}`: {own[0]['note'] or registry[name].sentence}.")
-        lines += [f"  - {told}" for told in _measured(own)]
+        fault = registry[name]
+        lines.append(f"- `{name}`: {fault.note or fault.sentence}.")
+        lines += [f"  - {told}" for told in _measured([row for row in rows if row["fault"] == name])]
     return "\n".join(lines)
 
 
