@@ -52,7 +52,7 @@ _LIMITS = {
     "(medians of 75, to the same server, in turns). What is left is Python: an event of etcd costs a resolver that "
     "has slept 0.7 ms of CPU, a bare grpc.aio stub in its place 0.4, and a channel takes 0.2 to 0.4 ms to make: "
     "together 0.6 to 0.8 ms.",
-    "leave": "An event of etcd costs a resolver that has slept 0.7 ms of CPU: a bare grpc.aio stub in its place 0.4, as "
+    "leave": "An event of etcd costs a resolver that has slept 0.7 ms of CPU, a bare grpc.aio stub in its place 0.4: "
     "gRPC's core hands it through its threads to Python's event loop, and 0.3 go to the record, the View and the "
     "roster, after which no call goes there.",
     "kill": "Of a connection that closed a bare grpc.aio channel knows after 0.55 ms, grpc-go after 0.35 (medians of "
