@@ -224,6 +224,20 @@ def test_the_time_of_each_answer_is_counted_where_prometheus_would() -> None:
     asyncio.run(story())
 
 
+def test_who_reads_the_metrics_of_a_server_at_work_finds_the_calls_of_a_moment_ago() -> None:
+    async def story() -> None:
+        labels = {"service": SERVICE, "method": "Unary", "code": "OK"}
+        before = _count("mesh_server_calls_total", **labels)
+        async with echo() as (stub, _):
+            for _ in range(3):
+                await stub.Unary(EchoRequest())
+            async with asyncio.timeout(5):
+                while _count("mesh_server_calls_total", **labels) != before + 3:
+                    await asyncio.sleep(0.005)
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize("path", ["/echo.v1.EchoService/Missing", "/echo.v1.EchoService/Nope", "/a.b.C/D", "/nonsense"])
 def test_what_nobody_serves_is_unimplemented_at_once_even_as_a_stream_without_a_request(path: str) -> None:
     async def story() -> None:
@@ -316,6 +330,7 @@ def test_a_caller_that_goes_away_cancels_the_handler_and_leaves_nothing_behind()
             async with asyncio.timeout(10):
                 while servicer.calls < 50:
                     await asyncio.sleep(0.01)
+                assert _count("mesh_server_in_flight", service=SERVICE) == 50
                 for call in calls:
                     call.cancel()
                 while servicer.cancelled < 50 or server.unfinished:

@@ -14,6 +14,7 @@ from mesh.wallclock import CLOCK
 @dataclass(eq=False)
 class Call:
     deadline: float
+    service: str = ""
     streams_for: float = 0.0
     told: list[tuple[Refusal, float]] = field(default_factory=list)
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from mesh.client.pool import MAX_TIMEOUT, Pool
 from mesh.client.roster import Slot
-from mesh.client.tally import Tally
 from mesh.policy import MethodPolicy
 from mesh.telemetry import metrics
+from mesh.telemetry.tally import Tally
 
 if TYPE_CHECKING:
     from prometheus_client import Counter

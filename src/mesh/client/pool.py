@@ -19,7 +19,6 @@ from mesh.client.lookout import Lookout
 from mesh.client.policies import ServicePolicies
 from mesh.client.roster import Changes, Picked, Roster, Slot
 from mesh.client.source import Source
-from mesh.client.tally import Tally
 from mesh.clock import Clock, Dice
 from mesh.instance import State, View
 from mesh.policy import BalancerPolicy, BudgetPolicy
@@ -28,6 +27,7 @@ from mesh.resilience.budget import Budget
 from mesh.resilience.outcome import FORCED_OPEN
 from mesh.settings import TLSFiles
 from mesh.telemetry import metrics
+from mesh.telemetry.tally import Tally
 
 if TYPE_CHECKING:
     import grpc

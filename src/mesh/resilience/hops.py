@@ -92,7 +92,7 @@ class Hop:
         if self._blocking is not None:
             self._blocking.discard(end)
 
-    def close(self, *, cancelled: bool) -> None:
+    def close(self, cancelled: bool = False) -> None:
         """End: let go of the call's metadata, and of the blocking calls if the caller has hung up."""
         self._read = None
         if cancelled:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from bisect import bisect_left
+from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -37,6 +37,7 @@ from mesh.server.errors import (
 from mesh.server.inhand import CallsInHand
 from mesh.server.load import LoadMeter
 from mesh.telemetry import metrics, tracing
+from mesh.telemetry.tally import Tally
 
 _log = logging.getLogger("mesh.server")
 
@@ -78,8 +79,6 @@ class ServedMethod:
     """What all calls of one method share: its names, its time and its metrics. Labels come from contracts only."""
 
     __slots__ = (
-        "__weakref__",
-        "_bounds",
         "_counters",
         "_seconds",
         "admission",
@@ -89,9 +88,10 @@ class ServedMethod:
         "monotonic",
         "name",
         "pace",
-        "running",
         "service",
         "streams_for",
+        "succeeded",
+        "tally",
         "timeout",
     )
 
@@ -116,35 +116,35 @@ class ServedMethod:
         self.in_hand = in_hand
         self.admission = admission
         self.pace = Pace()
-        self.running = 0
         self._seconds = metrics.SERVER_CALL_SECONDS.labels(service, name)
-        # Not public, and the same since 2018; a test holds the library to it. `observe` costs twice as much.
-        self._bounds: list[float] = self._seconds._upper_bounds
+        self.tally = Tally((metrics.SERVER_CALLS.labels(service, name, "OK"),), self._seconds, _later)
         self._counters: dict[str, Any] = {}
+        self.succeeded = self.tally.add
+        """Count an answer that took so many seconds."""
         self.meter: LoadMeter | None = None
         """Set where the contract asks for load reports."""
-        _methods.add(self)
-        # Asked when the page is read, so that a call pays an addition and not two locked gauges.
+        _hands.add(in_hand)
+        # Asked when the page is read, so that a call pays nothing for it.
         metrics.SERVER_IN_FLIGHT.labels(service).set_function(partial(_running, service))
 
-    def took(self, seconds: float) -> None:
-        """Count the time of an answer."""
-        self._seconds._sum.inc(seconds)
-        self._seconds._buckets[bisect_left(self._bounds, seconds)].inc(1)
-
-    def count(self, code: str) -> None:
-        """Count an answer."""
+    def failed(self, code: str, seconds: float) -> None:
+        """Count an answer that is none."""
         counter = self._counters.get(code)
         if counter is None:
             counter = self._counters[code] = metrics.SERVER_CALLS.labels(self.service, self.name, code)
         counter.inc()
+        self._seconds.observe(seconds)
 
 
-_methods: WeakSet[ServedMethod] = WeakSet()
+_hands: WeakSet[CallsInHand] = WeakSet()
 
 
 def _running(service: str) -> float:
-    return sum(method.running for method in tuple(_methods) if method.service == service)
+    return sum(hand.count(service) for hand in tuple(_hands))
+
+
+def _later(seconds: float, do: Callable[[], object]) -> None:
+    asyncio.get_running_loop().call_later(seconds, do)
 
 
 class ServedCall:
@@ -184,7 +184,6 @@ class ServedCall:
         # The task is this call's own, so nobody has to put back what was current before.
         self.hop = hop = Hop(self.deadline, context.invocation_metadata)
         CURRENT.set(hop)
-        method.running += 1
         method.in_hand.add(self)
         if tracing.enabled():
             self._scope = tracing.start_server(method.service, method.name, context.invocation_metadata())
@@ -209,6 +208,11 @@ class ServedCall:
         if self.deadline - method.monotonic() < needs:
             self.refused = self.refused or IN_VAIN
             raise TooLate
+
+    @property
+    def service(self) -> str:
+        """The service that it is a call of."""
+        return self.method.service
 
     @property
     def streams_for(self) -> float:
@@ -248,11 +252,25 @@ class ServedCall:
 
     def finish(self, code: int) -> None:
         """Close the account of a call whose handler returned, with the code that it has set, 0 for none."""
-        if code and self.hop.is_spent:
-            self._context.set_trailing_metadata((*(self._context.trailing_metadata() or ()), *_MARK))
-        if self.method.meter is not None and (load := self.method.meter.tell()):
-            self._context.set_trailing_metadata((*(self._context.trailing_metadata() or ()), *load))
-        self._close(_NAMES.get(code, "UNKNOWN") if code else "OK")
+        if code:
+            if self.hop.is_spent:
+                self._context.set_trailing_metadata((*(self._context.trailing_metadata() or ()), *_MARK))
+            self._tell_load()
+            self._close(_NAMES.get(code, "UNKNOWN"), cancelled=False)
+            return
+        # Nearly all calls end here, so it is written out: every name and every function more is felt.
+        method = self.method
+        if method.meter is not None:
+            self._tell_load()
+        self.hop.close()
+        method.in_hand.discard(self)
+        now = method.monotonic()
+        seconds = now - self._started
+        method.succeeded(seconds)
+        if self.is_in:
+            method.admission.leave(method.pace, seconds, now)  # type: ignore[union-attr]  # it came in by that door
+        if method.meter is not None or self._scope is not None:
+            self._report("OK")
 
     async def fail(self, error: BaseException) -> NoReturn:
         """Close the account of a call whose handler raised, and answer the caller; always raises."""
@@ -298,21 +316,27 @@ class ServedCall:
         about = {"event.action": "handler-failed", "service.name": service}
         _log.error("%s/%s failed unexpectedly", service, name, exc_info=error, extra=about)
 
-    def _close(self, code: str, *, cancelled: bool = False) -> None:
+    def _tell_load(self) -> None:
+        if self.method.meter is not None and (load := self.method.meter.tell()):
+            self._context.set_trailing_metadata((*(self._context.trailing_metadata() or ()), *load))
+
+    def _close(self, code: str, *, cancelled: bool) -> None:
+        """Close the account of a call that failed."""
         method = self.method
-        self.hop.close(cancelled=cancelled)
+        self.hop.close(cancelled)
         method.in_hand.discard(self)
-        method.running -= 1
         now = method.monotonic()
         seconds = now - self._started
-        method.took(seconds)
+        method.failed(code, seconds)
         if self.is_in and method.admission is not None:
             # The time at the gate is part of the call's: it is what tells of an overload there.
-            late = code != "OK" and (self.refused in _LATE or now >= self.deadline)
-            method.admission.leave(method.pace if late or code == "OK" else None, seconds, now, late=late)
-        method.count(code)
-        if method.meter is not None:
-            method.meter.answered(code)
+            late = self.refused in _LATE or now >= self.deadline
+            method.admission.leave(method.pace if late else None, seconds, now, late=late)
+        self._report(code)
+
+    def _report(self, code: str) -> None:
+        if self.method.meter is not None:
+            self.method.meter.answered(code)
         if self._scope is not None:
             tracing.end(self._span, code)
             self._scope.__exit__(None, None, None)

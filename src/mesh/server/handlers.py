@@ -44,6 +44,7 @@ class Router(grpc.GenericRpcHandler):
         self._clock = clock
         self._admission = admission
         self._methods: dict[str, Any] = {}
+        self._served: list[ServedMethod] = []
         # One label for every name that nobody serves: a scanner must not be able to fill the metrics.
         unknown = ServedMethod("unknown", "unknown", DEFAULT_POLICY.timeout, clock, self.in_hand, streams=False)
         self._unknown = _unimplemented(unknown)
@@ -59,6 +60,12 @@ class Router(grpc.GenericRpcHandler):
         """Return the handler of a method; of an unknown one, a handler that refuses."""
         return self._methods.get(handler_call_details.method, self._unknown)
 
+    def close(self) -> None:
+        """Hand over what was counted, and stop the timer: no call is answered any more."""
+        self.in_hand.close()
+        for method in self._served:
+            method.tally.flush()
+
     def _add_service(self, service: str, handlers: _Handlers, servicer: object) -> None:
         check_service_name(service)
         if service in self.services:
@@ -71,6 +78,7 @@ class Router(grpc.GenericRpcHandler):
             streams = bool(handler.response_streaming)
             door = None if is_plumbing(service) or not handler.unary_unary else self._admission
             method = ServedMethod(service, name, timeout, self._clock, self.in_hand, streams=streams, admission=door)
+            self._served.append(method)
             self._methods[path] = _wrap(handler, method, servicer)
             if path in policies and policies[path].balancer.load_reports:
                 method.meter = self._meter

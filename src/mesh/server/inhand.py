@@ -25,6 +25,11 @@ class Cuttable(Protocol):
     deadline: float
 
     @property
+    def service(self) -> str:
+        """The service that it is a call of."""
+        ...
+
+    @property
     def streams_for(self) -> float:
         """Seconds that the contract lets it send responses, one after the other; 0 where there is one response."""
         ...
@@ -50,6 +55,10 @@ class CallsInHand:
 
     def __len__(self) -> int:
         return len(self._calls)
+
+    def count(self, service: str) -> int:
+        """Return how many calls of a service there are; in any thread."""
+        return sum(call.service == service for call in tuple(self._calls))
 
     def add(self, call: Cuttable) -> None:
         """Take a call in hand."""

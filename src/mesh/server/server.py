@@ -223,7 +223,7 @@ class Server:
             await _bounded(self._registrar.leave(), "delete its registration", patience)
         if self._store is not None and self._given_store is None:
             await _bounded(self._store.close(), "close the store", _CLOSING)
-        self._router.in_hand.close()
+        self._router.close()
         _log.info("left", extra={"event.action": "stopped", "service.id": self.instance_id})
 
     async def _stop(self, server: grpc.aio.Server, end: float) -> None:

@@ -1,4 +1,4 @@
-"""Successful calls, counted in plain numbers and handed to Prometheus a few times a second.
+"""Successful calls, counted in plain numbers and handed to the metrics a few times a second.
 
 Two counters and a histogram cost 2 to 3 µs per call, a fiftieth of it; here it is one addition to a list. What the
 metrics page shows may be some milliseconds old. Failed calls are counted at once, they are rare.
