@@ -185,6 +185,33 @@ def test_a_servicer_may_still_abort_or_set_a_code_as_plain_grpc_has_it() -> None
     asyncio.run(story())
 
 
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [(grpc.StatusCode.OK, "OK"), (0, "OK"), (grpc.StatusCode.NOT_FOUND, "NOT_FOUND"), (5, "NOT_FOUND")],
+)
+def test_a_code_that_is_set_counts_by_its_name_however_it_is_written_and_ok_is_no_error(code: Any, name: str) -> None:
+    class Classic(EchoServicer):
+        async def Unary(self, request: Any, context: Any) -> Any:
+            context.set_code(code)
+            return EchoResponse(text="here")
+
+        async def ClientStream(self, requests: Any, context: Any) -> Any:
+            return await self.Unary(None, context)
+
+    async def story() -> None:
+        labels = [{"service": SERVICE, "method": method, "code": name} for method in ("Unary", "ClientStream")]
+        before = [_count("mesh_server_calls_total", **label) for label in labels]
+        async with echo(servicer=Classic()) as (stub, _):
+            for answer in (stub.Unary(EchoRequest()), stub.ClientStream(iter([EchoRequest()]))):
+                if name == "OK":
+                    assert (await answer).text == "here"
+                else:
+                    assert (await error_of(answer)).code().name == name
+        assert [_count("mesh_server_calls_total", **label) for label in labels] == [count + 1 for count in before]
+
+    asyncio.run(story())
+
+
 def test_a_handler_sees_all_that_plain_grpc_shows_of_a_call() -> None:
     class Curious(EchoServicer):
         async def Unary(self, request: Any, context: Any) -> Any:

@@ -67,6 +67,15 @@ _MARK = ((PUSHBACK, STOP_RETRYING), ("x-envoy-ratelimited", "true"))
 _NAMES: dict[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
+def is_error(code: Any) -> bool:
+    """Whether a code that a handler has set, as a number or as grpc's own, is one of an error."""
+    return code is not grpc.StatusCode.OK and code != 0
+
+
+def _name_of(code: Any) -> str:
+    return _NAMES.get(code, "UNKNOWN") if isinstance(code, int) else str(code.name)
+
+
 class Unreadable(Exception):
     """The bytes of a request are no message of the method."""
 
@@ -229,7 +238,7 @@ class ServedCall:
 
     async def abort(self, code: Any, details: str = "", trailing_metadata: tuple[Any, ...] = ()) -> NoReturn:
         """End the call with an error, as grpc's own does."""
-        self._aborted = _NAMES.get(code, "UNKNOWN") if isinstance(code, int) else str(code.name)
+        self._aborted = _name_of(code)
         if self.hop.is_spent:
             trailing_metadata = (*(trailing_metadata or self._context.trailing_metadata() or ()), *_MARK)
         if self.method.meter is not None:
@@ -250,13 +259,13 @@ class ServedCall:
             self.refused = why
             self._task.cancel()
 
-    def finish(self, code: int) -> None:
-        """Close the account of a call whose handler returned, with the code that it has set, 0 for none."""
-        if code:
+    def finish(self, code: Any) -> None:
+        """Close the account of a call whose handler returned, with the code that it has set if any."""
+        if code and is_error(code):
             if self.hop.is_spent:
                 self._context.set_trailing_metadata((*(self._context.trailing_metadata() or ()), *_MARK))
             self._tell_load()
-            self._close(_NAMES.get(code, "UNKNOWN"), cancelled=False)
+            self._close(_name_of(code), cancelled=False)
             return
         # Nearly all calls end here, so it is written out: every name and every function more is felt.
         method = self.method

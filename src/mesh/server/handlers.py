@@ -22,7 +22,7 @@ from mesh.errors import SettingsError
 from mesh.instance import check_service_name
 from mesh.policy import DEFAULT_POLICY
 from mesh.server.admission import Admission
-from mesh.server.call import ServedCall, ServedMethod, TooLate, Unreadable
+from mesh.server.call import ServedCall, ServedMethod, TooLate, Unreadable, is_error
 from mesh.server.errors import NOT_IMPLEMENTED
 from mesh.server.inhand import CallsInHand
 from mesh.server.load import LoadMeter
@@ -163,7 +163,7 @@ def _unary_unary(method: ServedMethod, behave: _Behave, parse: _Parse, serialize
                 raise Unreadable from None
             response = await behave(message, call)
             code = context.code()
-            answered = b"" if code else serialize(response)
+            answered = b"" if code and is_error(code) else serialize(response)
             call.finish(code)
             return answered
         except BaseException as e:
@@ -180,7 +180,7 @@ def _stream_unary(method: ServedMethod, behave: _Behave, parse: _Parse, serializ
                 raise TooLate
             response = await behave(requests, call)
             code = context.code()
-            answered = b"" if code else serialize(response)
+            answered = b"" if code and is_error(code) else serialize(response)
             call.finish(code)
             return answered
         except BaseException as e:
