@@ -13,6 +13,12 @@ def server(name: str, started: tuple[Process, str]) -> tuple[str, str, int]:
     return name, address, process.pid
 
 
+_LIMIT = (
+    "It is our account of each call: with its handlers unwrapped the same mesh server costs 0.97 of a plain one. The "
+    "account is 370 steps of Python: 2 µs in a loop of its own, some 16 in a server at work, where nothing is in a "
+    "cache: 2.2 µs of other Python, put there to see, cost 7.8. Channel options are 1 %, garbage collection 1 µs; "
+    "imports, timers and threads cost nothing that shows."
+)
 # A full run's, a quick one's.
 _PAIRS = (6, 3)
 
@@ -24,6 +30,7 @@ _PAIRS = (6, 3)
         "a plain grpc.aio server with the same servicer",
         goal=1.05,
         quick=True,
+        limit=_LIMIT,
     )
 )
 def unary(site: Site) -> Finding:
