@@ -6,7 +6,6 @@ import asyncio
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import textwrap
@@ -27,7 +26,6 @@ from mesh.instance import Endpoint, Instance
 from mesh.memory import MemoryStore
 from mesh.policy import BreakerPolicy, MethodPolicy
 from mesh.registry.record import encode, instance_key
-from mesh.resilience.outcome import was_surely_not_processed
 from mesh.settings import Settings
 from support.certificates import Authority
 from support.fleet import IDEMPOTENT, QUICK, SERVICE, SS, UU, echo, fleet, refuse, slow, until
@@ -252,86 +250,6 @@ def test_without_a_certificate_the_reason_is_an_unreachable_instance(tmp_path: P
 
 
 # -- what grpc writes, and we read
-
-
-async def error_of(call: Any) -> Any:
-    with pytest.raises(aio.AioRpcError) as raised:
-        await call
-    return raised.value
-
-
-def is_unsent(error: Any) -> bool:
-    return was_surely_not_processed(error.code().name, error.details(), error.debug_error_string() or "")
-
-
-def test_a_refused_connection_is_surely_unsent() -> None:
-    async def story() -> None:
-        async with aio.insecure_channel("127.0.0.1:1") as plain:
-            assert is_unsent(await error_of(plain.unary_unary(UU)(b"x")))
-
-    run(story())
-
-
-def test_a_name_that_does_not_resolve_is_surely_unsent() -> None:
-    async def story() -> None:
-        async with aio.insecure_channel("nobody.invalid:1") as plain:
-            assert is_unsent(await error_of(plain.unary_unary(UU)(b"x", timeout=20)))
-
-    run(story())
-
-
-def test_a_killed_server_proves_nothing() -> None:
-    async def story() -> None:
-        with processes(1) as [(process, address)]:
-            async with aio.insecure_channel(address, options=[("grpc.enable_retries", 0)]) as plain:
-                await plain.unary_unary(UU)(b"x")
-                process.send_signal(signal.SIGSTOP)
-                call = plain.unary_unary(UU)(b"x")
-                await asyncio.sleep(0.1)
-                process.kill()
-                error = await error_of(call)
-                assert error.code() is grpc.StatusCode.UNAVAILABLE
-                assert not is_unsent(error)
-
-    run(story())
-
-
-def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
-
-
-async def _refuse_streams(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Speak just enough HTTP/2 to answer every request with RST_STREAM, REFUSED_STREAM."""
-    await reader.readexactly(24)
-    writer.write(_frame(4, 0, 0))
-    try:
-        while True:
-            head = await reader.readexactly(9)
-            await reader.readexactly(int.from_bytes(head[:3]))
-            if head[3] == 4 and not head[4] & 1:
-                writer.write(_frame(4, 1, 0))
-            if head[3] == 1:
-                writer.write(_frame(3, 0, int.from_bytes(head[5:]), struct.pack(">I", 7)))
-    except asyncio.IncompleteReadError:
-        writer.close()
-
-
-def test_a_refused_stream_is_surely_not_processed_and_goes_elsewhere_whatever_the_method() -> None:
-    async def story() -> None:
-        server = await asyncio.start_server(_refuse_streams, "127.0.0.1", 0)
-        host, port = server.sockets[0].getsockname()
-        async with aio.insecure_channel(f"{host}:{port}", options=[("grpc.enable_retries", 0)]) as plain:
-            assert is_unsent(await error_of(plain.unary_unary(UU)(b"x", timeout=5)))
-        async with fleet(1) as hosts:
-            addresses = [f"{host}:{port}", hosts[0].address]
-            policies = {UU: MethodPolicy(retry=QUICK)}
-            async with mesh.connect(SERVICE, endpoints=addresses, policies=policies) as channel:
-                await until(lambda: len(channel._pool.roster.pickable) == 2)
-                for _ in range(6):
-                    assert await channel.unary_unary(UU)(b"x", timeout=5) == b"x"
-        server.close()
-
-    run(story())
 
 
 def test_who_cancelled_is_told_by_the_details() -> None:

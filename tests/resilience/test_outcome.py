@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from mesh.resilience.outcome import Outcome, outcome_of, was_surely_not_processed
+from mesh.resilience.outcome import BREAKER_IS_OPEN, Outcome, outcome_of, was_surely_not_processed
 
 OUTCOMES = {
     "OK": "success",
@@ -33,20 +33,34 @@ def test_every_code_is_classified() -> None:
     assert outcome_of("SOMETHING_NEW") is Outcome.SUCCESS
 
 
+OWN, NAMED = "10.0.0.1:5000", "users-1:5000"
+CONNECT = "failed to connect to all addresses; last error: UNKNOWN: "
+REFUSED = "Stream removed (RST_STREAM (Received RST_STREAM with error code 7))"
+
+
 @pytest.mark.parametrize(
-    ("code", "details", "debug", "sure"),
+    ("code", "details", "unconnected", "sure"),
     [
-        ("UNAVAILABLE", "failed to connect to all addresses; last error: …: Connection refused", "", True),
-        ("UNAVAILABLE", "DNS resolution failed for users:1", "", True),
-        ("UNAVAILABLE", "Stream removed (Socket closed)", "", False),
-        ("UNAVAILABLE", "Stream removed (recvmsg:Connection reset by peer (104))", "", False),
-        ("UNAVAILABLE", "Stream removed (sendmsg: Broken pipe (32))", "", False),
-        ("UNAVAILABLE", "Cancelling all calls", "", False),
-        ("UNAVAILABLE", "Received RST_STREAM with error code 7", "", True),
-        ("UNAVAILABLE", "Stream refused", "UNAVAILABLE:… {http2_error:7}", True),
-        ("UNAVAILABLE", "Received RST_STREAM with error code 8", "{http2_error:8}", False),
-        ("INTERNAL", "failed to connect to all addresses", "", False),
+        ("UNAVAILABLE", f"{CONNECT}ipv4:10.0.0.1:5000: Connection refused", OWN, True),
+        ("UNAVAILABLE", f"{CONNECT}ipv4:10.0.0.1:5000: Connection refused", None, False),
+        ("UNAVAILABLE", f"{CONNECT}ipv4:10.0.0.2:5000: Connection refused", OWN, False),
+        ("UNAVAILABLE", f"users: {CONNECT}ipv4:10.0.0.1:5000: Connection refused", OWN, False),
+        ("UNAVAILABLE", f"{CONNECT}ipv4:10.0.0.2:5000: Connection refused", NAMED, True),
+        ("UNAVAILABLE", f"{CONNECT}ipv4:10.0.0.2:5001: Connection refused", NAMED, False),
+        ("UNAVAILABLE", f"{CONNECT}ipv6:%5B::1%5D:5000: Connection refused", "[::1]:5000", True),
+        ("UNAVAILABLE", f"DNS resolution failed for {NAMED}: not found", NAMED, True),
+        ("UNAVAILABLE", f"errors resolving {NAMED}: [not found]", NAMED, True),
+        ("UNAVAILABLE", "Stream removed (Socket closed)", OWN, False),
+        ("UNAVAILABLE", "Stream removed (recvmsg:Connection reset by peer (104))", OWN, False),
+        ("UNAVAILABLE", "Stream removed (sendmsg: Broken pipe (32))", OWN, False),
+        ("UNAVAILABLE", "Cancelling all calls", OWN, False),
+        ("UNAVAILABLE", REFUSED, None, True),
+        ("UNAVAILABLE", f"{REFUSED} (1 attempt: 10.0.0.2:5000 UNAVAILABLE 1 ms)", None, False),
+        ("UNAVAILABLE", REFUSED.replace("7", "8"), None, False),
+        ("UNAVAILABLE", BREAKER_IS_OPEN, OWN, False),
+        ("INTERNAL", f"{CONNECT}ipv4:10.0.0.1:5000: Connection refused", OWN, False),
+        ("INTERNAL", REFUSED, OWN, False),
     ],
 )
-def test_what_was_surely_not_processed(code: str, details: str, debug: str, sure: bool) -> None:
-    assert was_surely_not_processed(code, details, debug) is sure
+def test_what_was_surely_not_processed(code: str, details: str, unconnected: str | None, sure: bool) -> None:
+    assert was_surely_not_processed(code, details, unconnected) is sure

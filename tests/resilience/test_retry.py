@@ -92,6 +92,9 @@ def test_an_attempt_that_used_up_its_own_time_is_made_again_though_its_code_is_n
         (Failure("UNAVAILABLE", pushback="٣"), True, Stop.PUSHBACK),
         (Failure("UNAVAILABLE", pushback="9" * 40), True, Stop.PUSHBACK),
         (Failure("UNAVAILABLE", pushback="60000"), True, Stop.DEADLINE),
+        # Who says something of pauses has seen the request; where it says that it has not, that still goes.
+        (Failure("UNAVAILABLE", unsent=True, pushback="-1"), True, Stop.PUSHBACK),
+        (Failure("UNAVAILABLE", unsent=True, pushback="250"), False, 0.25),
     ],
 )
 def test_decision_after_the_first_failure(failure: Failure, repeatable: bool, wanted: float | Stop) -> None:

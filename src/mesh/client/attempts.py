@@ -32,7 +32,7 @@ from mesh.client.roster import Picked, Slot
 from mesh.instance import AttemptRecord
 from mesh.resilience.breaker import Permit
 from mesh.resilience.hops import CURRENT, Hop, attempts_allowed, entries_of
-from mesh.resilience.outcome import Outcome, outcome_of
+from mesh.resilience.outcome import Outcome, outcome_of, was_surely_not_processed
 from mesh.resilience.retry import Failure, Retries, Stop
 from mesh.telemetry import metrics, tracing
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 _OK = grpc.StatusCode.OK
 _CANCELLED = grpc.StatusCode.CANCELLED
 _INTERNAL = grpc.StatusCode.INTERNAL
+_READY = grpc.ChannelConnectivity.READY
 _SUCCESS = Outcome.SUCCESS
 # What an attempt may end with though nothing came from its endpoint.
 _OF_THE_ROAD = frozenset({"UNAVAILABLE", "CANCELLED"})
@@ -201,8 +202,9 @@ class Attempts(Course):
         decision: float | Stop | None = Stop.CODE
         if not ours:
             committed = self._committed or len(initial) > 0
+            unsent = not trailing and was_surely_not_processed(code.name, details, self._unconnected())
             failure = failure_of(
-                code.name, details, debug, trailing, committed=committed, timed_out=self._timed_out(code, now)
+                code.name, trailing, unsent=unsent, committed=committed, timed_out=self._timed_out(code, now)
             )
             decision = self._decide(failure, now)
         if isinstance(decision, Stop):
@@ -220,6 +222,10 @@ class Attempts(Course):
             self._moved()
         if self._driver is None:
             self._drive()
+
+    def _unconnected(self) -> str | None:
+        """Return the attempt's endpoint, if there is no connection to it."""
+        return None if self._connection.channel.get_state() is _READY else self._slot.name
 
     def _was_cut(self) -> bool:
         """Whether it was the pool that cancelled the attempt, while it lives on: its instance is gone."""

@@ -33,6 +33,7 @@ class BlockingCallError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[
         super().__init__(str(error))
         self._error = error
         self.attempts: tuple[AttemptRecord, ...] = error.attempts
+        self.unsent = error.unsent
 
     def __str__(self) -> str:
         return str(self._error)

@@ -14,10 +14,9 @@ from math import inf
 from typing import Any
 
 import grpc
-from grpc import aio
 
 from mesh.client.blocking_error import BlockingCallError
-from mesh.client.errors import CallError
+from mesh.client.errors import not_let_through
 from mesh.client.judging import Policies, failure_of, is_repeatable, verdict_of
 from mesh.client.retrying import AttemptFailed, attempt_again_blocking
 from mesh.clock import Clock, Dice
@@ -25,7 +24,7 @@ from mesh.policy import BreakerPolicy, BudgetPolicy, MethodPolicy
 from mesh.resilience.breaker import Breaker
 from mesh.resilience.budget import Budget
 from mesh.resilience.hops import CURRENT, Hop, attempts_allowed, deadline_of, entries_of
-from mesh.resilience.outcome import BREAKER_IS_OPEN, Outcome
+from mesh.resilience.outcome import Outcome
 from mesh.resilience.retry import Retries, Stop
 from mesh.wallclock import CLOCK, DICE
 
@@ -162,14 +161,14 @@ class _Course:
     def failed(self, call: Any) -> _Failed:
         """Decide about an attempt that failed."""
         shared, now = self._shared, self._shared._clock.monotonic()
-        debug, code = getattr(call, "debug_error_string", lambda: "")() or "", call.code()
+        code = call.code()
         # Whatever time is left of the call's, it was the attempt's own that was over.
         timed_out = code is grpc.StatusCode.DEADLINE_EXCEEDED and self._limit < inf and now < self._deadline
         failure = failure_of(
             code.name,
-            call.details() or "",
-            debug,
             call.trailing_metadata() or (),
+            # Else what it says of itself may be the server's words, and a plain channel knows no more.
+            unsent=isinstance(call, BlockingCallError) and call.unsent,
             committed=len(call.initial_metadata() or ()) > 0,
             timed_out=timed_out,
         )
@@ -216,8 +215,7 @@ class BreakerInterceptor(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClien
         with self._lock:
             permit = self.breaker.acquire(started)
         if permit is None:
-            nothing = aio.Metadata()
-            raise BlockingCallError(CallError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, BREAKER_IS_OPEN))
+            raise BlockingCallError(not_let_through())
 
         def record(code: str | None) -> None:
             with self._lock:

@@ -15,6 +15,7 @@ from grpc import aio
 
 from mesh.client.ended import was_cancelled_here
 from mesh.instance import AttemptRecord
+from mesh.resilience.outcome import BREAKER_IS_OPEN
 
 _STATUS_DETAILS = "grpc-status-details-bin"
 _OF_THE_ROAD = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"})
@@ -29,9 +30,19 @@ class CallError(aio.AioRpcError):
     """A call failed. `attempts` tells each try: endpoint, code, milliseconds."""
 
     attempts: tuple[AttemptRecord, ...] = ()
+    unsent = False
+    """Whether it was raised here, in the place of an attempt."""
 
     def __str__(self) -> str:
         return f"{self.code().name}: {self.details()}"
+
+
+def not_let_through() -> CallError:
+    """Return what a breaker answers that lets no call through."""
+    nothing = aio.Metadata()
+    error = CallError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, BREAKER_IS_OPEN, BREAKER_IS_OPEN)
+    error.unsent = True
+    return error
 
 
 def attempts(error: object) -> tuple[AttemptRecord, ...]:

@@ -20,7 +20,7 @@ import grpc
 from grpc import aio
 
 from mesh.client.ended import peek, was_cancelled_here
-from mesh.client.errors import CallError
+from mesh.client.errors import not_let_through
 from mesh.client.judging import Policies, failure_of, is_repeatable, verdict_of
 from mesh.client.retrying import AttemptFailed, attempt_again
 from mesh.clock import Clock, Dice
@@ -28,7 +28,7 @@ from mesh.policy import BreakerPolicy, BudgetPolicy, MethodPolicy
 from mesh.resilience.breaker import Breaker, Permit
 from mesh.resilience.budget import Budget
 from mesh.resilience.hops import CURRENT, Hop, attempts_allowed, deadline_of, entries_of
-from mesh.resilience.outcome import BREAKER_IS_OPEN, Outcome
+from mesh.resilience.outcome import Outcome
 from mesh.resilience.retry import Retries, Stop
 from mesh.wallclock import CLOCK, DICE
 
@@ -175,21 +175,21 @@ class _Course:
         try:
             return await continuation(self.details(), request)
         except aio.AioRpcError as error:
-            raise _Failed(self._decide(error.code(), error.details() or "", "", (), committed=False), error) from None
+            unsent = getattr(error, "unsent", False)
+            raise _Failed(self._decide(error.code(), (), unsent=unsent, committed=False), error) from None
 
     async def failed(self, call: Any) -> _Failed:
         """Decide about an attempt that failed."""
-        code, details, initial = await call.code(), await call.details() or "", await call.initial_metadata()
-        trailing, debug = await call.trailing_metadata() or (), await call.debug_error_string() or ""
-        return _Failed(self._decide(code, details, debug, trailing, committed=bool(len(initial or ()))), call)
+        initial, trailing = await call.initial_metadata(), await call.trailing_metadata() or ()
+        # What it says of itself may be the server's words, and a plain channel knows no more.
+        decision = self._decide(await call.code(), trailing, unsent=False, committed=bool(len(initial or ())))
+        return _Failed(decision, call)
 
-    def _decide(
-        self, code: grpc.StatusCode, details: str, debug: str, trailing: Any, *, committed: bool
-    ) -> float | Stop:
+    def _decide(self, code: grpc.StatusCode, trailing: Any, *, unsent: bool, committed: bool) -> float | Stop:
         now = self._clock.monotonic()
         # Whatever time is left of the call's, it was the attempt's own that was over.
         timed_out = code is grpc.StatusCode.DEADLINE_EXCEEDED and self._limit < inf and now < self._deadline
-        failure = failure_of(code.name, details, debug, trailing, committed=committed, timed_out=timed_out)
+        failure = failure_of(code.name, trailing, unsent=unsent, committed=committed, timed_out=timed_out)
         decision = self._retries.after(failure, now, self._dice.random(), self._deadline - now)
         if isinstance(decision, Stop) and self._hop is not None:
             self._hop.failed(failure, decision)
@@ -217,9 +217,7 @@ class BreakerInterceptor(aio.UnaryUnaryClientInterceptor):
         started = self._clock.monotonic()
         permit = self.breaker.acquire(started)
         if permit is None:
-            raise CallError(
-                grpc.StatusCode.UNAVAILABLE, aio.Metadata(), aio.Metadata(), BREAKER_IS_OPEN, BREAKER_IS_OPEN
-            )
+            raise not_let_through()
         try:
             call = await continuation(details, request)
         except BaseException:

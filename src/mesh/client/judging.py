@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from mesh.contract.policies import policies_of
 from mesh.policy import DEFAULT_POLICY, MethodPolicy
-from mesh.resilience.outcome import Outcome, outcome_of, was_surely_not_processed
+from mesh.resilience.outcome import Outcome, outcome_of
 from mesh.resilience.retry import PUSHBACK, Failure
 
 Pairs = Iterable[tuple[str, str | bytes]]
@@ -15,11 +15,9 @@ PATIENCE = 0.5
 """Seconds. A deadline shorter than that says more about the caller than about the endpoint that missed it."""
 
 
-def failure_of(
-    code: str, details: str, debug: str, trailing: Pairs, *, committed: bool, timed_out: bool = False
-) -> Failure:
+def failure_of(code: str, trailing: Pairs, *, unsent: bool, committed: bool, timed_out: bool = False) -> Failure:
     """Return what the retry rules need to know of a failed attempt."""
-    return Failure(code, was_surely_not_processed(code, details, debug), committed, _pushback(trailing), timed_out)
+    return Failure(code, unsent, committed, _pushback(trailing), timed_out)
 
 
 def is_repeatable(policy: MethodPolicy, request: object) -> bool:

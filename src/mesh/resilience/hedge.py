@@ -71,7 +71,8 @@ class Hedges:
         self.under_way -= 1
         if failure.committed:
             return Stop.COMMITTED
-        if failure.unsent and self._free and self._policy.max_attempts > 1 and time_left > 0:
+        free = failure.unsent and failure.pushback is None and self._free
+        if free and self._policy.max_attempts > 1 and time_left > 0:
             self._free -= 1
             self.under_way += 1
             return 0.0

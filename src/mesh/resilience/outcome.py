@@ -40,29 +40,30 @@ BREAKER_IS_OPEN = "the breaker is open: too many calls have failed"
 FORCED_OPEN = "an operator's policy keeps its breakers open"
 """In the details of a call that such a policy did not let through."""
 
-# What gRPC's core writes when no byte of the request left this process: no connection could be made or resolved, or the
-# channel was already leaving. Seen with grpcio 1.66 to 1.85; tests/client/test_unsent.py holds the library to it.
-_NEVER_SENT = (
-    "failed to connect to all addresses",
-    "DNS resolution failed",
-    "errors resolving",
-    "Failed to pick subchannel",
-    "empty address list",
-    BREAKER_IS_OPEN,
-    FORCED_OPEN,
-)
-# The peer says that it did not look at the stream: HTTP/2 error code 7 (RFC 9113, 8.7: safe to send again).
-_REFUSED_STREAM = ("REFUSED_STREAM", "RST_STREAM with error code 7", "http2_error:7")
+# How gRPC's core begins where no byte of the request left this process: no connection could be made, or the name not be
+# resolved. Then comes the address that was tried. tests/client/test_unsent.py holds the library to it.
+_NEVER_SENT = ("failed to connect to all addresses; ", "DNS resolution failed for ", "errors resolving ")
+# All that it says where the peer did not look at the stream: HTTP/2 error code 7 (RFC 9113, 8.7: safe to send again).
+_REFUSED_STREAM = "Stream removed (RST_STREAM (Received RST_STREAM with error code 7))"
 
 
-def was_surely_not_processed(code: str, details: str, debug: str = "") -> bool:
+def was_surely_not_processed(code: str, details: str, unconnected: str | None) -> bool:
     """Tell whether the server cannot have acted on the request: it was never sent, or the stream was refused unread.
+    `unconnected`: the address that it was for ("host:port"), if there is no connection to it now.
+
+    Whatever the core says of itself may as well be the server's answer: a handler that passes a failure on says the
+    same of the server that it had called, and nothing else tells the two apart. So words count only where no
+    connection stands and they name the address itself, or where nothing is added to them.
 
     A connection that broke under the call ("Socket closed", "Connection reset by peer", "Broken pipe") proves nothing:
     the server may have read the request and died answering.
     """
     if code != "UNAVAILABLE":
         return False
-    return any(mark in details for mark in _NEVER_SENT) or any(
-        mark in details or mark in debug for mark in _REFUSED_STREAM
-    )
+    if details == _REFUSED_STREAM:
+        return True
+    if unconnected is None or not details.startswith(_NEVER_SENT):
+        return False
+    host, _, port = unconnected.rpartition(":")
+    # The core writes IPv4 addresses as they are, IPv6 ones in its own way, and names as what they stand for.
+    return (f"ipv4:{unconnected}: " if host.replace(".", "").isdigit() else f":{port}: ") in details

@@ -3,8 +3,8 @@ stricter for methods that are not idempotent.
 
 Rules, in the order they are asked:
   1. The caller has seen part of an answer, or a header came: committed, no further attempt.
-  2. The server surely did not process it, for the first time in this call: another attempt at once, free of charge
-     (A6, "transparent retries").
+  2. The server surely did not process it, for the first time in this call, and nothing was said of pauses (see 6):
+     another attempt at once, free of charge (A6, "transparent retries").
   3. The code must be in the policy, or be a CANCELLED that the caller did not cause (a grpc.aio server that stops
      answers calls it has not accepted with it: grpc/grpc #41785), or the attempt has used up the time that the policy
      gives to each.
@@ -103,7 +103,7 @@ class Retries:
         """Decide about a failed attempt: seconds to pause before the next one, or why there is none."""
         if failure.committed:
             return Stop.COMMITTED
-        if failure.unsent and self._free and self._policy.max_attempts > 1:
+        if failure.unsent and failure.pushback is None and self._free and self._policy.max_attempts > 1:
             self._free -= 1
             return 0.0 if time_left > 0 else Stop.DEADLINE
         if not (failure.code in self._policy.codes or failure.code == "CANCELLED" or failure.timed_out):
