@@ -99,6 +99,23 @@ def test_each_hedge_goes_to_another_endpoint_and_no_further_than_there_are() -> 
     run(story())
 
 
+def test_a_hedge_that_has_nowhere_to_go_is_asked_for_again() -> None:
+    async def story() -> None:
+        async with road(2, HedgingPolicy(max_attempts=2, delay=0.01, follow_p95=False)) as (hosts, channel):
+            await hosts[1].stop()
+            await until(lambda: len(channel._pool.roster.pickable) == 1)
+            hang_first(hosts)
+            call = channel.unary_unary(UU)(b"x", timeout=10)
+            end = time.monotonic() + 0.2
+            await until(lambda: time.monotonic() > end and hosts[0].calls)
+            await hosts[1].start()
+            assert await call == b"x"
+            assert [host.calls for host in hosts] == [1, 1]
+            assert idle(channel)
+
+    run(story())
+
+
 def test_without_a_delay_all_attempts_are_made_at_once() -> None:
     async def story() -> None:
         async with road(3, HedgingPolicy(max_attempts=3, delay=0.0, follow_p95=False)) as (hosts, channel):

@@ -78,22 +78,21 @@ class HedgedCall(UnaryUnaryCall):
 
     def hedge(self, now: float) -> None:
         """Make another attempt beside those under way, if that is still wanted, paid for, and there is somewhere else
-        to go.
+        to go; otherwise ask again later.
         """
-        pool = self._method.pool
-        if self._code is not None or self._running is None or not set(pool.roster.pickable).difference(self._tried):
+        if self._code is not None or self._running is None:
             return
-        picked = self._pick_now(now)
-        if picked is None:
-            return
+        others = set(self._method.pool.roster.pickable).difference(self._tried)
+        picked = self._pick_now(now) if others else None
         # Where breakers keep calls from all others, it would be one that has an attempt already.
-        if picked[0] in self._tried or not self._course().hedge(now):
-            picked[1].record(Outcome.NEUTRAL, now)
-            if self._course().has_more:
-                self._pacer.watch(self, now, again=True)
+        if picked is not None and picked[0] not in self._tried and self._course().hedge(now):
+            metrics.CLIENT_HEDGES.labels(self._method.service, self._method.name).inc()
+            self._launch_beside(picked, now)
             return
-        metrics.CLIENT_HEDGES.labels(self._method.service, self._method.name).inc()
-        self._launch_beside(picked, now)
+        if picked is not None:
+            picked[1].record(Outcome.NEUTRAL, now)
+        if self._course().has_more:
+            self._pacer.watch(self, now, again=True)
 
     def _course(self) -> Hedges:
         if self._hedges is None:

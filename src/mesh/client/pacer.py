@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from mesh.client.hedging import HedgedCall
     from mesh.client.method import Method
 
-# Seconds after which a hedge that the budget did not pay for is asked for again. Soon enough for a call that hangs.
+# Seconds after which a hedge that was not paid for, or had nowhere to go, is asked for again. Soon enough for a call
+# that hangs.
 _AGAIN = 0.05
 
 
