@@ -132,8 +132,8 @@ DEFAULT_POLICY = MethodPolicy()
 
 @dataclass(frozen=True, slots=True)
 class BudgetPolicy:
-    """Attempts beyond the first that a client may make (after Finagle): over a window, a share of its calls or so many
-    per second, whichever is more.
+    """Attempts beyond the first that a client may make: over a window, a share of its calls. Where so many per second
+    are more, it may save up for as many at most (`mesh.resilience.budget`).
     """
 
     share: float = 0.2

@@ -137,7 +137,9 @@ def test_metrics_only_tells_and_leaves_nobody() -> None:
             mesh.connect(SERVICE, endpoints=addresses(hosts), policies={UU: policy}) as channel,
         ):
             await until(lambda: len(channel._pool.roster.pickable) == 3)
-            hosts[0].answer = refuse("UNAVAILABLE")
+            # A third of the calls is more than a budget pays for that has not saved.
+            await call_often(channel, 240)
+            hosts[0].answer, hosts[0].calls = refuse("UNAVAILABLE"), 0
             before = verdicts("consecutive_failures")
             await call_often(channel, 30, at_once=1)
             assert hosts[0].calls >= 10

@@ -38,6 +38,8 @@ A6 = [
     ("fatal, whatever its pushback", Failure("INVALID_ARGUMENT", pushback="5"), Stop.CODE, Stop.CODE),
     ("committed", Failure("UNAVAILABLE", committed=True), Stop.COMMITTED, Stop.COMMITTED),
     ("transparent", Failure("UNAVAILABLE", unsent=True), 0.0, 0.0),
+    ("transparent, pushback, don't retry", Failure("UNAVAILABLE", unsent=True, pushback="-1"), Stop.PUSHBACK, None),
+    ("transparent, pushback, n ms", Failure("UNAVAILABLE", unsent=True, pushback="250"), 0.25, 0.25),
     ("pushback past the deadline", Failure("UNAVAILABLE", pushback="60000"), Stop.DEADLINE, None),
     # Ours: a server that stops cancels what it has not accepted.
     ("cancelled by the server", Failure("CANCELLED"), 0.0, 0.0),
@@ -62,7 +64,7 @@ def test_after_each_delay_one_more_attempt_until_there_are_as_many_as_allowed() 
 
 
 def test_no_policy_gives_more_than_five_attempts() -> None:
-    machine = hedges(HedgingPolicy(max_attempts=100))
+    machine = hedges(HedgingPolicy(max_attempts=100), BudgetPolicy(per_second=10.0))
     assert sum(machine.hedge(0.1) for _ in range(50)) == 4
 
 
@@ -105,9 +107,9 @@ def test_only_the_first_unsent_attempt_is_free() -> None:
     budget = Budget(BudgetPolicy(), 0.0)
     machine = Hedges(POLICY, budget)
     assert machine.after(unsent, 0.0, 10.0) == 0.0
-    assert (machine.attempts, budget.balance(0.0)) == (1, 15)
+    assert (machine.attempts, budget.balance(0.0)) == (1, 5)
     assert machine.after(unsent, 0.0, 10.0) == 0.0
-    assert (machine.attempts, budget.balance(0.0)) == (2, 14)
+    assert (machine.attempts, budget.balance(0.0)) == (2, 4)
     # Not sent, so whatever the code is, it is no answer of the server's.
     assert hedges().after(Failure("UNKNOWN", unsent=True), 0.0, 10.0) == 0.0
 
@@ -118,18 +120,21 @@ def test_no_attempt_is_begun_after_the_deadline() -> None:
 
 
 def test_a_hedge_that_is_not_paid_is_left_out_and_may_be_paid_later() -> None:
-    machine = hedges(budget=BudgetPolicy(share=0.0, per_second=0.15))
+    machine = hedges(budget=BudgetPolicy(share=0.0, per_second=0.45))
     assert machine.hedge(0.0) is False
     assert (machine.has_more, machine.attempts, machine.under_way) == (True, 1, 1)
-    machine = hedges(budget=BudgetPolicy(share=0.0, per_second=0.2))
-    assert [machine.hedge(0.0), machine.hedge(0.1)] == [True, False]
-    assert machine.hedge(60.0)
+    budget = Budget(BudgetPolicy(per_second=0.6), 0.0)
+    machine = Hedges(POLICY, budget)
+    assert [machine.hedge(0.0), machine.hedge(0.1), machine.hedge(60.0)] == [True, False, False]
+    for _ in range(20):
+        budget.deposit(120.0)
+    assert machine.hedge(180.0)
     assert hedges(budget=EMPTY).after(DOWN, 0.6, 10.0) is Stop.BUDGET
 
 
 def test_after_a_hedge_that_was_not_paid_a_failure_may_still_be_made_good() -> None:
     # One attempt is left in the purse: hedges leave it to failures.
-    machine = hedges(budget=BudgetPolicy(share=0.0, per_second=0.15))
+    machine = hedges(budget=BudgetPolicy(share=0.0, per_second=0.45))
     assert not machine.hedge(0.5)
     assert machine.after(DOWN, 0.6, 10.0) == 0.0
     assert machine.after(DOWN, 0.7, 10.0) is Stop.BUDGET
@@ -141,7 +146,7 @@ class A6Machine(RuleBasedStateMachine):
     @initialize(allowed=st.integers(1, 7), rich=st.booleans())
     def begin(self, allowed: int, rich: bool) -> None:
         self.allowed = min(allowed, 5)
-        self.machine = hedges(HedgingPolicy(max_attempts=allowed), BudgetPolicy() if rich else BudgetPolicy(0.0, 0.2))
+        self.machine = hedges(HedgingPolicy(max_attempts=allowed), BudgetPolicy() if rich else BudgetPolicy(0.0, 0.6))
         self.made = self.under_way = 1
         self.free_used = self.ended = self.forbidden = False
         self.now = 0.0

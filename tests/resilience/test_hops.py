@@ -231,7 +231,7 @@ def test_four_hops_with_the_default_budget_stay_at_a_fifth_and_its_floor() -> No
     for _ in range(2000):
         chain.call()
     # All fail, so the last hop's budget earns nothing and has only its floor.
-    assert chain.leaf_calls == 2000 + policy.per_second * policy.window * 0.75
+    assert chain.leaf_calls == 2000 + policy.per_second * policy.window * 0.25
     assert chain.leaf_calls <= 2000 * (1 + policy.share)
 
 

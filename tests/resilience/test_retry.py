@@ -151,7 +151,7 @@ def test_the_free_attempt_is_not_told_to_servers() -> None:
 
 
 def test_an_empty_budget_stops() -> None:
-    machine = retries(budget=BudgetPolicy(share=0.0, per_second=0.15, window=10.0))
+    machine = retries(budget=BudgetPolicy(share=0.0, per_second=0.45, window=10.0))
     assert decide(machine, DOWN) == pytest.approx(0.1)
     assert decide(machine, DOWN) is Stop.BUDGET
 
@@ -160,7 +160,7 @@ def test_a_pause_past_the_deadline_is_not_begun_and_not_paid() -> None:
     budget = Budget(BudgetPolicy(), 0.0)
     machine = Retries(POLICY, budget, repeatable=True)
     assert machine.after(DOWN, 0.0, 0.5, 0.05) is Stop.DEADLINE
-    assert budget.balance(0.0) == 15
+    assert budget.balance(0.0) == 5
 
 
 @given(st.integers(1, 2000), st.floats(0, 0.999999), st.floats(0.001, 10), st.floats(0.001, 60), st.floats(1, 100))

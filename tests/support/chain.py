@@ -20,7 +20,7 @@ QUICK = Settings(drain=1.0, settle=0.0)
 
 
 class Still:
-    """A clock that stands: budgets refill by time, so where it stands every extra attempt is paid for by calls."""
+    """A clock that stands: budgets fade with time, so where it stands every extra attempt is paid for by calls."""
 
     def monotonic(self) -> float:
         return 1000.0

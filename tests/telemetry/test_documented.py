@@ -17,6 +17,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from grpcmesh.v1 import policy_pb2
 from mesh.contract import policies
 from mesh.policy import DEFAULT_POLICY, BudgetPolicy
+from mesh.resilience.budget import Budget
 from mesh.settings import Settings
 from mesh.telemetry import metrics
 from mesh.telemetry.logs import Formatter
@@ -120,6 +121,24 @@ def test_the_documented_budget_is_that_of_the_code() -> None:
     text = (ROOT / "docs/policies.md").read_text()
     told = dict(re.findall(r"^\| (share|per second|window) \| `([0-9.]+)s?` ", text, re.M))
     assert BudgetPolicy(float(told["share"]), float(told["per second"]), float(told["window"])) == BudgetPolicy()
+
+
+def test_the_documented_attempts_while_every_call_fails_are_those_of_the_code() -> None:
+    table = re.findall(
+        r"^\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", (ROOT / "docs/policies.md").read_text(), re.M
+    )
+    assert len(table) == 5
+    for rate, *told in [[float(cell) for cell in row] for row in table]:
+        budget, calls, attempts, found = Budget(BudgetPolicy(), 0.0), 0, 0, []
+        for seconds in (10, 60, 300):
+            while calls / rate < seconds:
+                budget.deposit(calls / rate)
+                made = 1
+                while made < DEFAULT_POLICY.retry.max_attempts and budget.withdraw(calls / rate):
+                    made += 1
+                calls, attempts = calls + 1, attempts + made
+            found.append(attempts / calls)
+        assert found == pytest.approx(told, abs=0.01)
 
 
 @pytest.mark.parametrize(
