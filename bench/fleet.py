@@ -5,7 +5,6 @@ leases, all by one process. Nobody listens at their addresses.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -75,7 +74,7 @@ class Fleet:
     def changes(self, prefix: str) -> list[Callable[[], Awaitable[object]]]:
         """Return what one more instance does under a prefix: it comes, says goodbye, goes. Each is one change."""
         self._comings += 1
-        guest = replace(instance(90_000), id=f"guest-{self._comings:05}")
+        guest = instance(90_000)._replace(id=f"guest-{self._comings:05}")
         key, lease = instance_key(prefix, guest), self._leases[0]
         return [
             lambda: self._store.put(key, encode(guest), lease),

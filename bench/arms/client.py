@@ -7,7 +7,6 @@ import json
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -56,7 +55,7 @@ def stub_of(channel: Any) -> Any:
 
 def plain() -> dict[str, MethodPolicy]:
     """Return the contract's policies without hedging: what it is compared with has none."""
-    return {path: replace(policy, hedging=HedgingPolicy()) for path, policy in policies_of(SERVICE).items()}
+    return {path: policy._replace(hedging=HedgingPolicy()) for path, policy in policies_of(SERVICE).items()}
 
 
 def connect(addresses: Sequence[str]) -> Any:

@@ -7,7 +7,6 @@ import random
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -188,7 +187,7 @@ async def write(etcd: str, size: int) -> None:
             made += 1
             # The last of a batch is of the instance that is looked at.
             instance = instances[0 if number == int(line) - 1 else draw.randrange(1, size)]
-            changed = replace(instance, version=f"{made}")
+            changed = instance._replace(version=f"{made}")
             await store.put(record.instance_key(_PREFIX, changed), record.encode(changed))
             await asyncio.sleep(0.002)  # so that each change is seen alone
         print(made, flush=True)

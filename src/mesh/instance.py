@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from mesh.errors import InvalidName
 
@@ -33,8 +33,7 @@ def check_instance_id(name: str) -> str:
     return name
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Endpoint:
+class Endpoint(NamedTuple):
     """How an instance is reached: a host name or IP address (IPv6 in brackets) and a TCP port."""
 
     host: str
@@ -62,8 +61,7 @@ class State(enum.StrEnum):
     """Alive but taken out by an operator or by its own health."""
 
 
-@dataclass(frozen=True, slots=True)
-class Instance:
+class Instance(NamedTuple):
     """A running server of one service, as it is known to others."""
 
     service: str
@@ -80,11 +78,10 @@ class Instance:
 
     def with_state(self, state: State) -> Instance:
         """Return the same instance in another state."""
-        return replace(self, state=state)
+        return self._replace(state=state)
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(NamedTuple):
     """All we know of a service now: its instances, sorted by id. The whole set, never a difference.
 
     known: False until the store was read once. An unknown view is empty but says nothing.
@@ -107,8 +104,7 @@ class View:
         return tuple(i for i in self.instances if i.state is State.READY)
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptRecord:
+class AttemptRecord(NamedTuple):
     """One try of a call, as told in errors, logs and traces.
 
     endpoint: "host:port", or "" where no endpoint could be picked.
@@ -119,7 +115,7 @@ class AttemptRecord:
     endpoint: str
     code: str
     ms: float
-    detail: str = field(default="", compare=False)
+    detail: str = ""
 
     def __str__(self) -> str:
         return f"{self.endpoint or 'no endpoint'} {self.code} {self.ms:.0f} ms"

@@ -1,16 +1,16 @@
 """What a contract asks for: how calls to a service or a method are treated. Values, with defaults and their sources.
 
-How they are read from descriptors is `mesh.contract.policies`; overrides from the store are merged there too.
+How they are read from descriptors is `mesh.contract.policies`; overrides from the store are merged there too. They are
+named tuples: Python would write and compile the methods of frozen dataclasses anew in every process that starts.
 """
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(NamedTuple):
     """Attempts after a failure (gRFC A6). Durations in seconds."""
 
     max_attempts: int = 4
@@ -24,8 +24,7 @@ class RetryPolicy:
     """Seconds that one attempt may take of a call that may be sent again and has one response; 0 is no limit."""
 
 
-@dataclass(frozen=True, slots=True)
-class HedgingPolicy:
+class HedgingPolicy(NamedTuple):
     """Attempts beside one that takes long (gRFC A6); in the place of retries where it is switched on."""
 
     max_attempts: int = 1
@@ -51,8 +50,7 @@ class BreakerMode(enum.StrEnum):
     """Nobody, but what the rules would have done is told."""
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerPolicy:
+class BreakerPolicy(NamedTuple):
     """When an instance is left alone (resilience4j's words; consecutive failures and outliers are Envoy's)."""
 
     failure_rate: float = 0.5
@@ -92,8 +90,7 @@ class Balancer(enum.StrEnum):
     """Calls with one key to one instance."""
 
 
-@dataclass(frozen=True, slots=True)
-class BalancerPolicy:
+class BalancerPolicy(NamedTuple):
     """Which instances a client calls. docs/balancing.md says how to choose."""
 
     kind: Balancer = Balancer.ROUND_ROBIN
@@ -111,8 +108,7 @@ class BalancerPolicy:
     """Servers report their load with their answers, and WEIGHTED goes by it."""
 
 
-@dataclass(frozen=True, slots=True)
-class MethodPolicy:
+class MethodPolicy(NamedTuple):
     """How the calls of one method are treated."""
 
     timeout: float = 10.0
@@ -121,17 +117,16 @@ class MethodPolicy:
     """By its contract (idempotency_level): may be sent again whatever happened to the attempt before."""
     has_request_id: bool = False
     """The request has a `request_id` field; a call that fills it may be sent again."""
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
-    hedging: HedgingPolicy = field(default_factory=HedgingPolicy)
-    breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
-    balancer: BalancerPolicy = field(default_factory=BalancerPolicy)
+    retry: RetryPolicy = RetryPolicy()
+    hedging: HedgingPolicy = HedgingPolicy()
+    breaker: BreakerPolicy = BreakerPolicy()
+    balancer: BalancerPolicy = BalancerPolicy()
 
 
 DEFAULT_POLICY = MethodPolicy()
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetPolicy:
+class BudgetPolicy(NamedTuple):
     """Attempts beyond the first that a client may make: over a window, a share of its calls. Where so many per second
     are more, it may save up for as many at most (`mesh.resilience.budget`).
     """

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from mesh.errors import InvalidName, SettingsError
 from mesh.instance import Endpoint, check_instance_id
@@ -22,8 +22,7 @@ _PREFIX = re.compile(r"[A-Za-z0-9._~-]{1,64}(/[A-Za-z0-9._~-]{1,64}){0,7}")
 _LOCAL_ETCD = (Endpoint("127.0.0.1", 2379),)
 
 
-@dataclass(frozen=True, slots=True)
-class TLSFiles:
+class TLSFiles(NamedTuple):
     """PEM files of one party: the authority it trusts, and its own certificate and key. Read again when they change."""
 
     ca: Path
@@ -31,7 +30,7 @@ class TLSFiles:
     key: Path | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Settings:
     """Where the mesh is and who we are in it. Durations in seconds.
 

@@ -69,6 +69,10 @@ def test_help_names_every_command_and_fits_80_columns() -> None:
     assert all(len(line) <= 80 for line in told.output.splitlines())
 
 
+def test_an_address_is_told_as_it_is_written() -> None:
+    assert "[default: 127.0.0.1:18000]" in CliRunner().invoke(cli, ["control-plane", "--help"]).output
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -482,9 +482,8 @@ def test_nothing_is_left_after_a_thousand_hedged_calls_of_every_fate(balancer: B
 
 
 def bounded(seconds: float, **more: Any) -> dict[str, Any]:
-    from dataclasses import replace
 
-    return {"retry": replace(QUICK, attempt_timeout=seconds)} | more
+    return {"retry": QUICK._replace(attempt_timeout=seconds)} | more
 
 
 def test_an_attempt_that_has_used_up_its_time_is_made_again_elsewhere() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -108,7 +107,7 @@ class Late:
 
 
 def limited(seconds: float, *, idempotent: bool) -> dict[str, MethodPolicy]:
-    policy = MethodPolicy(idempotent=idempotent, retry=replace(IDEMPOTENT[UU].retry, attempt_timeout=seconds))
+    policy = MethodPolicy(idempotent=idempotent, retry=IDEMPOTENT[UU].retry._replace(attempt_timeout=seconds))
     return {UU: policy, US: policy}
 
 

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -58,7 +58,7 @@ POLICY = MethodPolicy(
     breaker=BreakerPolicy(open_for=0.05),
 )
 POLICIES = {f"/{SERVICE}/{kind}": POLICY for kind in KINDS}
-HEDGED = {path: replace(POLICY, hedging=HedgingPolicy(max_attempts=3, delay=0.002)) for path in POLICIES}
+HEDGED = {path: POLICY._replace(hedging=HedgingPolicy(max_attempts=3, delay=0.002)) for path in POLICIES}
 # More than half of these calls are to be tried again: what is tried is not the budget.
 PLENTY = BudgetPolicy(share=10.0, per_second=1000.0)
 COUNTED = (

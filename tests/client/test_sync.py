@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -301,7 +300,7 @@ def test_what_may_not_be_sent_again_is_not(servers: Servers) -> None:
 
 
 def test_an_attempt_may_have_a_time_of_its_own(servers: Servers) -> None:
-    policy = MethodPolicy(idempotent=True, retry=replace(QUICK, attempt_timeout=0.2))
+    policy = MethodPolicy(idempotent=True, retry=QUICK._replace(attempt_timeout=0.2))
     with connect(servers, {UU: policy}) as channel:
         servers.hosts[0].answer = slow(10)
         for _ in range(4):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -153,7 +151,7 @@ def test_fresh_connections_allow_probes_a_second_later_each_time() -> None:
 
 
 def test_it_opens_for_longer_each_time_in_a_row_up_to_a_limit() -> None:
-    breaker, now = Breaker(replace(POLICY, max_open_for=100.0)), 0.0
+    breaker, now = Breaker(POLICY._replace(max_open_for=100.0)), 0.0
     run(breaker, "fff")
     for wait in (30.0, 60.0, 90.0, 100.0, 100.0):
         assert breaker.acquire(now + wait - 0.01) is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from hypothesis import settings
@@ -43,7 +42,7 @@ def fail(breaker: Breaker, now: float, times: int = 3) -> None:
 
 
 def switch(breaker: Breaker, mode: BreakerMode) -> None:
-    breaker.apply(replace(POLICY, mode=mode), 0.0)
+    breaker.apply(POLICY._replace(mode=mode), 0.0)
 
 
 def to_open(breaker: Breaker) -> None:
@@ -135,7 +134,7 @@ def test_what_a_state_means(state: str, lets_through: bool, counts: bool, is_clo
 
 def test_metrics_only_tells_what_it_would_have_done_and_begins_again() -> None:
     told: list[tuple[str, str | None]] = []
-    breaker = Breaker(replace(POLICY, mode=BreakerMode.METRICS_ONLY), lambda s, c: told.append((s.value, c)))
+    breaker = Breaker(POLICY._replace(mode=BreakerMode.METRICS_ONLY), lambda s, c: told.append((s.value, c)))
     fail(breaker, 0.0, 7)
     assert told == [("metrics_only", Cause.CONSECUTIVE_FAILURES)] * 2
     assert breaker.recent(0.0, 100).calls == 1
@@ -144,21 +143,21 @@ def test_metrics_only_tells_what_it_would_have_done_and_begins_again() -> None:
 def test_another_threshold_keeps_what_is_known_and_another_window_does_not() -> None:
     breaker = Breaker(POLICY)
     fail(breaker, 0.0, 2)
-    breaker.apply(replace(POLICY, consecutive_failures=4), 0.0)
+    breaker.apply(POLICY._replace(consecutive_failures=4), 0.0)
     assert breaker.recent(0.0, 100).failed == 2
-    breaker.apply(replace(POLICY, consecutive_failures=4, window=20), 0.0)
+    breaker.apply(POLICY._replace(consecutive_failures=4, window=20), 0.0)
     assert breaker.recent(0.0, 100).calls == 0
     fail(breaker, 0.0, 1)
-    breaker.apply(replace(POLICY, consecutive_failures=4, window_time=5.0), 0.0)
+    breaker.apply(POLICY._replace(consecutive_failures=4, window_time=5.0), 0.0)
     assert breaker.recent(0.0, 100).calls == 0
 
 
 def test_an_open_breaker_stays_open_under_another_threshold_and_not_under_another_mode() -> None:
     breaker = Breaker(POLICY)
     fail(breaker, 0.0)
-    breaker.apply(replace(POLICY, failure_rate=0.1), 0.0)
+    breaker.apply(POLICY._replace(failure_rate=0.1), 0.0)
     assert breaker.state is BreakerState.OPEN
-    breaker.apply(replace(POLICY, mode=BreakerMode.DISABLED), 0.0)
+    breaker.apply(POLICY._replace(mode=BreakerMode.DISABLED), 0.0)
     breaker.apply(POLICY, 0.0)
     assert breaker.state is BreakerState.CLOSED
 
@@ -170,7 +169,7 @@ class AnyOrder(RuleBasedStateMachine):
     def begin(self, mode: BreakerMode) -> None:
         self.now = 0.0
         self.told: list[str] = []
-        self.policy = replace(POLICY, mode=mode)
+        self.policy = POLICY._replace(mode=mode)
         self.breaker = Breaker(self.policy, lambda state, _: self.told.append(state.value))
         self.last = self.breaker.state.value
         self.held: list[tuple[Permit, bool]] = []
@@ -214,7 +213,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(mode=st.sampled_from(BreakerMode), window_time=st.sampled_from([0.0, 3.0]))
     def apply(self, mode: BreakerMode, window_time: float) -> None:
-        self.policy = replace(POLICY, mode=mode, window_time=window_time)
+        self.policy = POLICY._replace(mode=mode, window_time=window_time)
         self.breaker.apply(self.policy, self.now)
         self.told.append(self.breaker.state.value)
         self.went()

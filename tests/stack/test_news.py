@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable
@@ -81,14 +80,14 @@ async def seconds_until_called(store: EtcdStore, example: Instance, number: int)
     """Register a newcomer, wait for its first call, and take it away again in order."""
     newcomer = Newcomer()
     async with serving(newcomer) as endpoint:
-        instance = dataclasses.replace(example, id=f"newcomer-{number}", endpoint=endpoint, started=time.time())
+        instance = example._replace(id=f"newcomer-{number}", endpoint=endpoint, started=time.time())
         key = record.instance_key("mesh", instance)
         begin = time.monotonic()
         await store.put(key, record.encode(instance))
         try:
             return await asyncio.wait_for(asyncio.shield(newcomer.called), 10) - begin
         finally:
-            await store.put(key, record.encode(dataclasses.replace(instance, state=State.DRAINING)))
+            await store.put(key, record.encode(instance._replace(state=State.DRAINING)))
             await asyncio.sleep(0.3)
             await store.delete(key)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import socket
 import time
@@ -64,7 +63,7 @@ async def like_an_instance(stack: Stack, endpoint: Endpoint) -> bytes:
     async with EtcdStore.from_settings(settings(stack)) as store:
         entries = (await store.list(record.service_prefix("mesh", SERVICE))).entries
     example = next(record.decode(key, entry.value, "mesh") for key, entry in entries.items())
-    return record.encode(dataclasses.replace(example, id="strange", endpoint=endpoint))
+    return record.encode(example._replace(id="strange", endpoint=endpoint))
 
 
 def deserted_port() -> int:

@@ -65,7 +65,7 @@ def test_order_of_instances_does_not_change_the_version() -> None:
 
 
 def test_names_and_second_instances_at_an_address_are_left_out_of_endpoints() -> None:
-    twin = replace(at(1), id="twin")
+    twin = at(1)._replace(id="twin")
     message = ClusterLoadAssignment.FromString(endpoints(S, (at(1), twin, at(2, host="db.example"))).body)
 
     [locality] = message.endpoints
@@ -196,7 +196,7 @@ def test_attempt_that_took_its_time_is_ended_where_the_policy_says_how_long_it_m
 
 @pytest.mark.parametrize("method", [WRITE, PLAIN])
 def test_call_that_may_not_be_repeated_is_never_hedged_whatever_its_policy_says(method: Method) -> None:
-    policy = replace(method.policy, hedging=HedgingPolicy(max_attempts=3), retry=RetryPolicy(attempt_timeout=0.1))
+    policy = method.policy._replace(hedging=HedgingPolicy(max_attempts=3), retry=RetryPolicy(attempt_timeout=0.1))
 
     for route in routes_of(replace(method, policy=policy))[-2:]:
         assert not route.route.retry_policy.HasField("per_try_timeout")

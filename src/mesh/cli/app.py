@@ -201,7 +201,7 @@ def run(
 @click.option(
     "--listen",
     type=Address(),
-    default=Endpoint("127.0.0.1", CONTROL_PLANE_PORT),
+    default=f"127.0.0.1:{CONTROL_PLANE_PORT}",
     show_default=True,
     help="Where to listen.",
 )

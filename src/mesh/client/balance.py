@@ -7,7 +7,6 @@ Round robin does not come by here (see Roster.pick): a channel with the default 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Self
@@ -176,7 +175,7 @@ def instances_of(view: View, held: Sequence[Slot], policy: BalancerPolicy, clien
     chosen = subset(client, view.ready, policy.subset_size, zone if policy.prefer_zone else "")
     names = {slot.instance.id for slot in held}
     leaving = [i for i in view.instances if i.state is not State.READY and i.id in names]
-    return replace(view, instances=tuple(sorted([*chosen, *leaving], key=lambda i: i.id)))
+    return view._replace(instances=tuple(sorted([*chosen, *leaving], key=lambda i: i.id)))
 
 
 def without(view: View, part: View, held: Sequence[Slot]) -> View:
@@ -186,7 +185,7 @@ def without(view: View, part: View, held: Sequence[Slot]) -> View:
     kept = {i.id for i in part.instances}
     names = {slot.instance.id for slot in held if not slot.suspect} - kept
     left = [i.with_state(State.DRAINING) for i in view.ready if i.id in names]
-    return replace(part, instances=(*part.instances, *left)) if left else part
+    return part._replace(instances=(*part.instances, *left)) if left else part
 
 
 _getter = cache(attrgetter)

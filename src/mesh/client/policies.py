@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mesh.contract.policies import policies_of, read_override
@@ -51,7 +50,7 @@ class ServicePolicies:
     def of(self, path: str) -> MethodPolicy:
         """Return the policy of a method."""
         policy = self._now.get(path, DEFAULT_POLICY)
-        return policy if self._balancer is None else replace(policy, balancer=self._balancer)
+        return policy if self._balancer is None else policy._replace(balancer=self._balancer)
 
     def follow(self, method: Method) -> None:
         """Keep the policy of this method up to date."""

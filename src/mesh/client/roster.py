@@ -16,7 +16,6 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mesh.balancing.round_robin import RoundRobin
@@ -77,12 +76,14 @@ class Slot:
         return f"Slot({self.name}, {', '.join(words)}, {self.breaker!r})"
 
 
-@dataclass(slots=True)
 class Changes:
     """What is to be done about connections."""
 
-    opened: list[Slot] = field(default_factory=list)
-    closed: list[Slot] = field(default_factory=list)
+    __slots__ = ("closed", "opened")
+
+    def __init__(self) -> None:
+        self.opened: list[Slot] = []
+        self.closed: list[Slot] = []
 
 
 class Roster:

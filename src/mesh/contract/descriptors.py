@@ -7,7 +7,7 @@ An instance puts these bytes into the store under their digest; the control plan
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
@@ -20,8 +20,7 @@ from mesh.errors import ContractError
 PLUMBING = ("grpc.health.", "grpc.reflection.", "grpc.channelz.", "grpc.admin.")
 
 
-@dataclass(frozen=True, slots=True)
-class MethodShape:
+class MethodShape(NamedTuple):
     """One method: its path on the wire ("/users.v1.UserService/GetUser") and which sides of it are streams."""
 
     path: str

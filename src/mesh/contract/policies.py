@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 
 import grpc
 from google.protobuf import duration_pb2
@@ -76,15 +75,15 @@ def read_override(text: bytes) -> policy_pb2.Policy:
 def merge(policy: MethodPolicy, layer: policy_pb2.Policy) -> MethodPolicy:
     """Return `policy` with every field that `layer` sets; raise ContractError where a value makes no sense."""
     if layer.HasField("timeout"):
-        policy = replace(policy, timeout=_seconds(layer.timeout, "timeout", low=0.001, high=_MAX_TIMEOUT))
+        policy = policy._replace(timeout=_seconds(layer.timeout, "timeout", low=0.001, high=_MAX_TIMEOUT))
     if layer.HasField("retry"):
-        policy = replace(policy, retry=_merge_retry(policy.retry, layer.retry))
+        policy = policy._replace(retry=_merge_retry(policy.retry, layer.retry))
     if layer.HasField("hedging"):
-        policy = replace(policy, hedging=_merge_hedging(policy.hedging, layer.hedging))
+        policy = policy._replace(hedging=_merge_hedging(policy.hedging, layer.hedging))
     if layer.HasField("breaker"):
-        policy = replace(policy, breaker=_merge_breaker(policy.breaker, layer.breaker))
+        policy = policy._replace(breaker=_merge_breaker(policy.breaker, layer.breaker))
     if layer.HasField("balancer"):
-        policy = replace(policy, balancer=_merge_balancer(policy.balancer, layer.balancer))
+        policy = policy._replace(balancer=_merge_balancer(policy.balancer, layer.balancer))
     return policy
 
 
@@ -93,8 +92,7 @@ def _policy_of(
 ) -> MethodPolicy:
     level = MethodOptions.FromString(method.GetOptions().SerializeToString()).idempotency_level
     request_id = method.input_type.fields_by_name.get("request_id")
-    policy = replace(
-        DEFAULT_POLICY,
+    policy = DEFAULT_POLICY._replace(
         idempotent=level in (MethodOptions.IDEMPOTENT, MethodOptions.NO_SIDE_EFFECTS),
         has_request_id=request_id is not None and request_id.type == FieldDescriptor.TYPE_STRING,
     )
@@ -103,7 +101,7 @@ def _policy_of(
             policy = merge(policy, layer)
     # A service's key need not be in every request; a method's own does (see _options).
     if not _is_key(method.input_type, policy.balancer.hash_field):
-        policy = replace(policy, balancer=replace(policy.balancer, hash_field=""))
+        policy = policy._replace(balancer=policy.balancer._replace(hash_field=""))
     return policy
 
 
@@ -152,7 +150,7 @@ def _merge_retry(retry: RetryPolicy, layer: policy_pb2.RetryPolicy) -> RetryPoli
     if layer.HasField("attempt_timeout"):
         value = _seconds(layer.attempt_timeout, "attempt_timeout", low=0.0, high=_MAX_TIMEOUT)
         changes["attempt_timeout"] = value if value == 0 else _within(value, "attempt_timeout", 0.001, _MAX_TIMEOUT)
-    return replace(retry, **changes)  # type: ignore[arg-type]  # each value has its field's type by construction
+    return retry._replace(**changes)  # type: ignore[arg-type]  # each value has its field's type by construction
 
 
 def _merge_hedging(hedging: HedgingPolicy, layer: policy_pb2.HedgingPolicy) -> HedgingPolicy:
@@ -165,7 +163,7 @@ def _merge_hedging(hedging: HedgingPolicy, layer: policy_pb2.HedgingPolicy) -> H
         changes["codes"] = _codes(layer.non_fatal_status_codes, "non_fatal_status_codes")
     if layer.HasField("follow_p95"):
         changes["follow_p95"] = layer.follow_p95
-    return replace(hedging, **changes)  # type: ignore[arg-type]  # each value has its field's type by construction
+    return hedging._replace(**changes)  # type: ignore[arg-type]  # each value has its field's type by construction
 
 
 # What may be written, and what 0 switches off.
@@ -203,7 +201,7 @@ def _merge_breaker(breaker: BreakerPolicy, layer: policy_pb2.BreakerPolicy) -> B
         changes["mode"] = _MODES[layer.mode]
     if layer.HasField("fleet_probe"):
         changes["fleet_probe"] = layer.fleet_probe
-    return replace(breaker, **changes)  # type: ignore[arg-type]  # each value has its field's type by construction
+    return breaker._replace(**changes)  # type: ignore[arg-type]  # each value has its field's type by construction
 
 
 def _merge_balancer(balancer: BalancerPolicy, layer: policy_pb2.BalancerPolicy) -> BalancerPolicy:
@@ -221,7 +219,7 @@ def _merge_balancer(balancer: BalancerPolicy, layer: policy_pb2.BalancerPolicy) 
         changes["slow_start"] = _seconds(layer.slow_start, "slow_start", low=0, high=3600)
     if layer.HasField("subset_size"):
         changes["subset_size"] = int(_within(layer.subset_size, "subset_size", 0, 100_000))
-    return replace(balancer, **changes)  # type: ignore[arg-type]  # each value has its field's type by construction
+    return balancer._replace(**changes)  # type: ignore[arg-type]  # each value has its field's type by construction
 
 
 def _codes(names: Iterable[str], field: str) -> frozenset[str]:

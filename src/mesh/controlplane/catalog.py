@@ -6,7 +6,6 @@ import functools
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from operator import attrgetter
 
 from mesh.contract.descriptors import is_plumbing
@@ -212,5 +211,5 @@ def _breaker(methods: tuple[Method, ...]) -> BreakerPolicy:
 
 def _balancer(methods: tuple[Method, ...]) -> BalancerPolicy:
     """A cluster has one balancer, by the same rule. Keys that are fields of requests are each method's own."""
-    counts = Counter(replace(method.policy.balancer, hash_field="") for method in methods)
+    counts = Counter(method.policy.balancer._replace(hash_field="") for method in methods)
     return max(counts, key=lambda b: counts[b], default=BalancerPolicy())

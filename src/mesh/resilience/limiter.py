@@ -34,8 +34,8 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from dataclasses import dataclass
 from math import sqrt
+from typing import NamedTuple
 
 TOLERANCE = 2.0
 """Times slower than the reference that are still taken for good. Netflix says 1.5 of an average; ours is a minimum."""
@@ -65,8 +65,7 @@ class Priority(enum.IntEnum):
 PRIORITIES = {"critical": Priority.CRITICAL, "sheddable": Priority.SHEDDABLE, "": Priority.DEFAULT}
 
 
-@dataclass(frozen=True, slots=True)
-class LimitPolicy:
+class LimitPolicy(NamedTuple):
     """Calls that a server works on at once: never fewer than `lowest` are let in, unless half of them run out of time,
     and never more than `highest`.
     """

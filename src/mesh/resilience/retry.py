@@ -22,7 +22,7 @@ Left out: A6's token bucket per server (the budget is the better brake). Hedging
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mesh.policy import MethodPolicy, RetryPolicy
 from mesh.resilience.budget import Budget
@@ -33,8 +33,7 @@ PUSHBACK = "grpc-retry-pushback-ms"
 PREVIOUS_ATTEMPTS = "grpc-previous-rpc-attempts"
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """A failed attempt, as far as the decision needs it.
 
     unsent: the server surely did not process it.

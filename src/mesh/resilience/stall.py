@@ -23,7 +23,6 @@ threshold failure detector compares the round trip of pings with the longest usu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import exp
 from typing import Protocol
 
@@ -51,21 +50,23 @@ class Signs(Protocol):
     """Attempts that were ended here because they took too long."""
 
 
-@dataclass(slots=True)
 class _Watch:
     """One endpoint, as of the last look."""
 
-    answered: int
-    given_up: int
-    asked: bool = False
-    """Whether something was under way."""
-    heard: float = 0.0
-    """When something came back last, as far as looks can tell."""
-    since: float | None = None
-    """Since when something is waited for in vain."""
-    hangs: bool = False
-    idle_since: float | None = None
-    pause: float = _FIRST_PAUSE
+    __slots__ = ("answered", "asked", "given_up", "hangs", "heard", "idle_since", "pause", "since")
+
+    def __init__(self, answered: int, given_up: int, heard: float) -> None:
+        self.answered = answered
+        self.given_up = given_up
+        self.asked = False
+        """Whether something was under way."""
+        self.heard = heard
+        """When something came back last, as far as looks can tell."""
+        self.since: float | None = None
+        """Since when something is waited for in vain."""
+        self.hangs = False
+        self.idle_since: float | None = None
+        self.pause = _FIRST_PAUSE
 
 
 class Stalls:
@@ -88,7 +89,7 @@ class Stalls:
         before = self.hanging()
         self._usual *= exp((self._looked - now) / _LIFE)
         self._looked = now
-        self._watched = {e: self._watched.get(e) or _Watch(e.answered, e.given_up, heard=now) for e in endpoints}
+        self._watched = {e: self._watched.get(e) or _Watch(e.answered, e.given_up, now) for e in endpoints}
         for endpoint, watch in self._watched.items():
             self._read(endpoint, watch, now)
         for endpoint, watch in self._watched.items():

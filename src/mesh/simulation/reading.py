@@ -7,7 +7,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any, TypeVar
 
 from mesh.policy import Balancer, BalancerPolicy, BreakerPolicy, BudgetPolicy, RetryPolicy
@@ -30,7 +29,7 @@ _MOST_CALLS = 20_000_000
 # Of the normal distribution: p99 is so many sigmas above the median.
 _P99 = 2.3263
 
-P = TypeVar("P")
+P = TypeVar("P", RetryPolicy, BudgetPolicy, BreakerPolicy, LimitPolicy)
 
 
 def read_scenarios(data: object, settings: Mapping[str, object] | None = None) -> list[Scenario]:
@@ -208,17 +207,17 @@ def _retry(clients: Section, deadline: float) -> tuple[RetryPolicy, BudgetPolicy
 def _policy(kind: type[P], section: Section, **given: Any) -> P:
     """Read a policy of numbers by the names of its fields; times may be written with their unit."""
     values = dict(given)
-    for field in fields(kind):  # type: ignore[arg-type]  # a dataclass, whichever
-        if field.name in given or section.value(field.name) is None:
+    for name, default in kind()._asdict().items():
+        if name in given or section.value(name) is None:
             continue
-        if isinstance(getattr(kind(), field.name), bool):
-            values[field.name] = not section.is_off(field.name)
-        elif isinstance(getattr(kind(), field.name), int):
-            values[field.name] = section.whole(field.name)
-        elif field.name.endswith(("rate", "share", "multiplier", "per_second", "factor")):
-            values[field.name] = section.number(field.name)
-        elif isinstance(getattr(kind(), field.name), float):
-            values[field.name] = section.duration(field.name, above=False)
+        if isinstance(default, bool):
+            values[name] = not section.is_off(name)
+        elif isinstance(default, int):
+            values[name] = section.whole(name)
+        elif name.endswith(("rate", "share", "multiplier", "per_second", "factor")):
+            values[name] = section.number(name)
+        elif isinstance(default, float):
+            values[name] = section.duration(name, above=False)
     section.finish()
     return kind(**values)
 

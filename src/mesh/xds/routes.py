@@ -16,7 +16,6 @@ filter `repeats`, which stands before the router, marks these.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from envoy.config.core.v3 import base_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
@@ -195,7 +194,7 @@ def _retry(policy: MethodPolicy, *, repeat: bool, streaming: bool) -> route_comp
 
 def _hedging(policy: MethodPolicy) -> RetryPolicy:
     """Hedging stands in the place of retries; Envoy pauses before each attempt all the same."""
-    return replace(policy.retry, max_attempts=policy.hedging.max_attempts, codes=policy.hedging.codes)
+    return policy.retry._replace(max_attempts=policy.hedging.max_attempts, codes=policy.hedging.codes)
 
 
 def _attempt_time(policy: MethodPolicy) -> float:
