@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import statistics
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -114,5 +115,5 @@ def compared(ours: Latencies, baseline: Latencies, again: Latencies | None = Non
     found.facts |= {f"baseline_{key}": value for key, value in baseline.facts().items() if key in ("failed", "p99_ms")}
     found.facts |= {"late_ms": quantile(ours.late_ms + baseline.late_ms, 0.5), "tool": TOOL}
     if again is not None:
-        found.control = quantile(again.ms, 0.5) / quantile(baseline.ms, 0.5)
+        found.control = statistics.median(b / a for a, b in zip(medians(baseline.ms), medians(again.ms), strict=False))
     return found

@@ -66,7 +66,7 @@ def three(site: Site) -> Finding:
 @measures(Spec("client.hedged", "three instances, 50 calls in flight, hedging on", "the same with hedging off"))
 def hedged(site: Site) -> Finding:
     """What it costs to be ready for a second attempt; hardly one is made."""
-    return _compared(site, "hedged", servers=3)
+    return _compared(site, "hedged", servers=3, rounds=150)
 
 
 @measures(
