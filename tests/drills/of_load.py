@@ -45,8 +45,9 @@ async def overload(site: Site) -> None:
     " nothing limits, took 45 to 71 ms in such a server on a busy machine, and no refusal can be sooner",
     known="a loop that computes tells nobody anything: who comes while a handler holds it for 20 ms, as one nearly"
     " always does here, is seen 10 ms later on average, and later where processes share a core. And a server in"
-    " overload begins up to 50 ms of work before it looks again, two such handlers: each look is time that answers"
-    " nobody",
+    " overload begins up to 50 ms of work before it looks again, two such handlers: one with a core to itself, called"
+    " three times as often as it can bear, refused within 7 ms instead of 14 (median) when it looked after each, and"
+    " answered 36 calls a second instead of 40",
 )
 async def overload_cpu(site: Site) -> None:
     cores = min(len(site.members), os.cpu_count() or 1)
