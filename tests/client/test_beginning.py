@@ -65,7 +65,7 @@ FOR_LATER = (
     *("mesh.client.fleet_probe", "mesh.client.streams", "mesh.client.sync", "mesh.client.thread", "mesh.controlplane"),
     *("mesh.credentials", "mesh.etcd", "mesh.memory", "mesh.network", "mesh.registry", "mesh.server"),
     *("mesh.simulation", "mesh.store", "mesh.telemetry.logs", "mesh.telemetry.pages", "mesh.telemetry.spans"),
-    "mesh.xds",
+    *("mesh.client.health", "mesh.xds"),
 )
 
 

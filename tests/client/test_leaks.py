@@ -32,6 +32,7 @@ from mesh.balancing.picker import Candidate
 from mesh.client.blocking_call import BlockingCall
 from mesh.client.call import Call
 from mesh.client.connection import Connection
+from mesh.client.health import HealthWatch
 from mesh.client.pool import Pool
 from mesh.client.thread import LoopThread
 from mesh.memory import MemoryStore
@@ -134,6 +135,8 @@ async def site(policies: Mapping[str, MethodPolicy] = POLICIES) -> AsyncIterator
         async with channel:
             await until(lambda: len(channel._pool.roster.pickable) == 3)
             await until(lambda: len(blocking._inner._pool.roster.pickable) == 3)
+            # Everybody's health is watched by both, from the second second on.
+            await until(lambda: sum(len(server._router.plumbing) for server in servers) == 6)
             here = Site(servers, store, channel, blocking)
             for pool in here.pools:
                 pool.budget = Budget(PLENTY, pool.clock.monotonic())

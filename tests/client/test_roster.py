@@ -187,10 +187,31 @@ def test_a_lone_endpoint_is_picked_even_when_ejected() -> None:
     assert roster.pick(1.0) is not None
 
 
+def test_one_that_says_it_is_not_serving_is_picked_only_where_nobody_else_is_left() -> None:
+    roster = roster_of(*(instance(n) for n in range(3)))
+    for slot in roster.slots[:2]:
+        roster.health_changed(slot, serving=False)
+    assert names(roster) == {"i2"}
+    roster.connection_changed(roster.slots[2], 0.0, connected=False)
+    assert names(roster) == {"i0", "i1"}
+    roster.health_changed(roster.slots[0], serving=True)
+    assert names(roster) == {"i0"}
+
+
+def test_what_an_instance_said_of_its_health_is_forgotten_with_its_connection() -> None:
+    roster = roster_of(instance(1), instance(2))
+    slot = roster.slots[0]
+    roster.health_changed(slot, serving=False)
+    roster.connection_changed(slot, 0.0, connected=False)
+    roster.connection_changed(slot, 0.0, connected=True)
+    assert names(roster) == {"i1", "i2"}
+
+
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("view"), st.lists(st.tuples(st.integers(1, 6), st.sampled_from(State)), max_size=6)),
         st.tuples(st.just("connection"), st.tuples(st.integers(0, 5), st.booleans())),
+        st.tuples(st.just("health"), st.tuples(st.integers(0, 5), st.booleans())),
         st.tuples(st.just("fail"), st.integers(0, 5)),
         st.tuples(st.just("pick"), st.integers(0, 60)),
     ),
@@ -209,6 +230,9 @@ def test_every_pick_is_connected_and_ready_and_there_is_one_if_there_can_be(hist
         elif kind == "connection" and roster.slots:
             number, up = value  # type: ignore[misc]  # drawn so
             changes = roster.connection_changed(roster.slots[number % len(roster.slots)], 0.0, connected=up)
+        elif kind == "health" and roster.slots:
+            number, well = value  # type: ignore[misc]  # drawn so
+            roster.health_changed(roster.slots[number % len(roster.slots)], serving=well)
         elif kind == "fail" and roster.pickable:
             permit = roster.pickable[value % len(roster.pickable)].breaker.acquire(0.0)  # type: ignore[operator]  # drawn so
             if permit is not None:
@@ -217,6 +241,8 @@ def test_every_pick_is_connected_and_ready_and_there_is_one_if_there_can_be(hist
             picked = roster.pick(float(value))  # type: ignore[arg-type]  # drawn so
             assert (picked is not None) == bool(roster.pickable)
             assert picked is None or (picked[0].connected and picked[0].instance.state is State.READY)
+            serving = any(s.serving for s in roster.slots if s.connected and s.instance.state is State.READY)
+            assert picked is None or picked[0].serving == serving
         if changes is not None:
             open_slots = (open_slots | set(changes.opened)) - set(changes.closed)
         assert open_slots == set(roster.slots)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import Context
 from typing import TYPE_CHECKING
 
 import grpc
@@ -14,6 +15,7 @@ from grpc import aio
 from mesh.client.options import connection_options, target_of
 
 if TYPE_CHECKING:
+    from mesh.client.health import HealthWatch
     from mesh.client.sync_twin import Twins
     from mesh.client.thread import LoopThread
 
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 # millisecond on a busy machine. So it is asked so many times more, so many seconds apart; once takes a microsecond.
 _LOOKS = 3
 _MOMENT = 0.0003
+
+# Seconds that a connection has stood before its instance is asked for its health.
+_SETTLED = 1.0
 
 Told = Callable[[bool, bool], None]
 """Hears (connected, failing) whenever the connection changes."""
@@ -30,8 +35,15 @@ class Connection:
     """Connects at once and again whenever it is lost, until closed."""
 
     def __init__(
-        self, target: str, credentials: grpc.ChannelCredentials | None, told: Told, *, ours: bool = False
+        self,
+        target: str,
+        credentials: grpc.ChannelCredentials | None,
+        told: Told,
+        *,
+        ours: bool = False,
+        ask: Callable[[Connection], HealthWatch] | None = None,
     ) -> None:
+        """ask: begins to listen to what the instance says of its health."""
         options, target = connection_options(ours=ours), target_of(target)
         if credentials is None:
             self.channel = aio.insecure_channel(target, options=options)
@@ -47,6 +59,9 @@ class Connection:
         """What is cancelled from now on is cancelled by us, not by the caller."""
         self._drained: asyncio.Future[None] | None = None
         self._told = told
+        self._ask = ask
+        self._settling: asyncio.TimerHandle | None = None
+        self.health: HealthWatch | None = None
         self._closed = False
         self._state: grpc.ChannelConnectivity | None = None
         # Now, not when the watch has its first turn: a busy loop takes a while to come to it.
@@ -80,14 +95,31 @@ class Connection:
             self._state = state
             if self.twins is not None and state is not grpc.ChannelConnectivity.READY:
                 self.twins.retire()
+            self._heed(state is grpc.ChannelConnectivity.READY)
             self._told(state is grpc.ChannelConnectivity.READY, state is grpc.ChannelConnectivity.TRANSIENT_FAILURE)
         elif looks:
             asyncio.get_running_loop().call_later(_MOMENT, self._check, looks - 1)
+
+    def _heed(self, stands: bool) -> None:
+        """Listen to the instance's health while the connection stands, but not in its first moments."""
+        if self._settling is not None:
+            self._settling.cancel()
+        if self.health is not None:
+            self.health.close()
+        self._settling = self.health = None
+        if stands and self._ask is not None:
+            loop = asyncio.get_running_loop()
+            self._settling = loop.call_later(_SETTLED, self._begin_to_ask, self._ask, context=Context())
+
+    def _begin_to_ask(self, ask: Callable[[Connection], HealthWatch]) -> None:
+        self.health = ask(self)
 
     async def close(self, grace: float | None = None) -> None:
         """Give calls in flight so many seconds, cut the rest, and let go. Nobody begins a call here any more."""
         self._closed = True
         self._watch.cancel()
+        asked = self.health
+        self._heed(False)
         if self.twins is not None:
             self.twins.retire()
         try:
@@ -100,6 +132,8 @@ class Connection:
                 await self.twins.close()
             await self.channel.close()
         await asyncio.gather(self._watch, return_exceptions=True)
+        if asked is not None:
+            await asked.ended()
 
     def call_ended(self) -> None:
         """Count a call out. Whoever begins one counts it in, on `in_flight`."""

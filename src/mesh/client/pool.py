@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from mesh.client.balance import Balance
     from mesh.client.fleet_probe import FleetProbe
+    from mesh.client.health import HealthWatch
 
 _log = logging.getLogger("mesh.client")
 
@@ -247,6 +248,11 @@ class Pool:
         self.roster.pass_over(hanging)
         self._apply(Changes())
 
+    def heed(self, slot: Slot, *, serving: bool) -> None:
+        """Take over what an instance says of its health."""
+        self.roster.health_changed(slot, serving=serving)
+        self._apply(Changes())
+
     def _connect(self, slot: Slot) -> Connection:
         def told(connected: bool, failing: bool) -> None:
             if not self.closed and slot.connection is connection:
@@ -255,8 +261,13 @@ class Pool:
             elif connected and self._renewed.get(slot) is connection:
                 self._swap(slot, self._renewed.pop(slot))
 
+        def ask(connection: Connection) -> HealthWatch:
+            from mesh.client.health import watch_health
+
+            return watch_health(self, slot, connection)
+
         # Only servers of the mesh bring their contract along.
-        connection = Connection(slot.name, self._credentials, told, ours=bool(slot.instance.contract))
+        connection = Connection(slot.name, self._credentials, told, ours=bool(slot.instance.contract), ask=ask)
         return connection
 
     async def _leave(self, slot: Slot) -> None:
@@ -286,7 +297,7 @@ class Pool:
                     self.spawn(overtaken.close())
 
     def _swap(self, slot: Slot, fresh: Connection) -> None:
-        worn, slot.connection, slot.calls = slot.connection, fresh, {}
+        worn, slot.connection, slot.calls, slot.serving = slot.connection, fresh, {}, True
         self._apply(self.roster.connection_changed(slot, self.clock.monotonic(), connected=True))
         # Without an end of its own: the longest deadline ends the last call on it.
         self.spawn(worn.close(MAX_TIMEOUT))

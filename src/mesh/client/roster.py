@@ -9,7 +9,8 @@ Rules:
   3. An instance that vanishes after it was draining is closed. One that vanishes without a goodbye while its connection
      stands is a suspect: the connection is the better witness, so it stays until that breaks.
   4. With more than half of the connected endpoints ejected by their breakers, ejection is ignored (panic).
-  5. One that hangs (`mesh.resilience.stall`) is passed over while there are others.
+  5. One that says that it is not serving (`mesh.client.health`) or hangs (`mesh.resilience.stall`) is passed over while
+     there are others.
   6. Where the policy forces the breakers open, nobody is picked, panic or not.
 """
 
@@ -50,6 +51,7 @@ class Slot:
         "failing",
         "instance",
         "name",
+        "serving",
         "suspect",
     )
 
@@ -60,6 +62,8 @@ class Slot:
         self.connected = False
         self.failing = False
         """The last attempt to connect failed."""
+        self.serving = True
+        """What the instance has said of its health, as long as its connection stands."""
         self.suspect = False
         """Gone from the registry without a goodbye, but its connection stands."""
         self.candidate: Candidate[Slot] | None = None
@@ -73,6 +77,7 @@ class Slot:
     def __repr__(self) -> str:
         words = [self.instance.state.value, "connected" if self.connected else "not connected"]
         words += ["suspect"] if self.suspect else []
+        words += [] if self.serving else ["not serving"]
         return f"Slot({self.name}, {', '.join(words)}, {self.breaker!r})"
 
 
@@ -124,8 +129,11 @@ class Roster:
 
     @property
     def callable(self) -> list[Slot]:
-        """The endpoints that are connected and ready, those among them that hang included."""
-        return [s for s in self._slots.values() if s.connected and s.instance.state is State.READY]
+        """The endpoints that are connected and ready, those among them that hang included. Those that say that they are
+        not serving are left out, unless all do.
+        """
+        ready = [s for s in self._slots.values() if s.connected and s.instance.state is State.READY]
+        return [s for s in ready if s.serving] or ready
 
     def pass_over(self, hanging: Collection[object]) -> None:
         """Leave out endpoints by their connections, if others are left."""
@@ -176,11 +184,17 @@ class Roster:
         if connected and not slot.connected:
             slot.breaker.allow_probes(now)
         slot.connected, slot.failing = connected, failing
+        slot.serving = slot.serving or not connected
         if slot.suspect and not connected:
             del self._slots[slot.instance.endpoint]
             changes.closed.append(slot)
         self._arrange()
         return changes
+
+    def health_changed(self, slot: Slot, *, serving: bool) -> None:
+        """Take over what an instance says of its health."""
+        slot.serving = serving
+        self._arrange()
 
     def pick(self, now: float, tried: Collection[Slot] = ()) -> Picked | None:
         """Choose the endpoint of an attempt, none of `tried` if there is another; None where nothing is connected, or

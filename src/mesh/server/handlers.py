@@ -39,6 +39,8 @@ class Router(grpc.GenericRpcHandler):
     def __init__(self, servicers: Iterable[object], clock: Clock, admission: Admission | None = None) -> None:
         """admission: the door for unary calls of contracts; without one all get in."""
         self.in_hand = CallsInHand(clock)
+        self.plumbing = CallsInHand(clock)
+        """Those of health and reflection, which nobody waits for: callers watch the health of their instances."""
         self.services: list[str] = []
         self._meter = LoadMeter(clock)
         self._clock = clock
@@ -61,8 +63,9 @@ class Router(grpc.GenericRpcHandler):
         return self._methods.get(handler_call_details.method, self._unknown)
 
     def close(self) -> None:
-        """Hand over what was counted, and stop the timer: no call is answered any more."""
+        """Hand over what was counted, and stop the timers: no call is answered any more."""
         self.in_hand.close()
+        self.plumbing.close()
         for method in self._served:
             method.tally.flush()
 
@@ -70,14 +73,16 @@ class Router(grpc.GenericRpcHandler):
         check_service_name(service)
         if service in self.services:
             raise SettingsError(f"{service} is served twice: give one servicer for each service")
-        policies = {} if is_plumbing(service) else policies_of(service)
-        default = _PLUMBING_TIMEOUT if is_plumbing(service) else DEFAULT_POLICY.timeout
+        plumbing = is_plumbing(service)
+        policies = {} if plumbing else policies_of(service)
+        default = _PLUMBING_TIMEOUT if plumbing else DEFAULT_POLICY.timeout
+        in_hand = self.plumbing if plumbing else self.in_hand
         for name, handler in handlers.items():
             path = f"/{service}/{name}"
             timeout = policies[path].timeout if path in policies else default
             streams = bool(handler.response_streaming)
-            door = None if is_plumbing(service) or not handler.unary_unary else self._admission
-            method = ServedMethod(service, name, timeout, self._clock, self.in_hand, streams=streams, admission=door)
+            door = None if plumbing or not handler.unary_unary else self._admission
+            method = ServedMethod(service, name, timeout, self._clock, in_hand, streams=streams, admission=door)
             self._served.append(method)
             self._methods[path] = _wrap(handler, method, servicer)
             if path in policies and policies[path].balancer.load_reports:

@@ -161,7 +161,7 @@ class Server:
 
     @property
     def unfinished(self) -> int:
-        """Calls whose handlers still run."""
+        """Calls whose handlers still run, other than of health and reflection."""
         return len(self._router.in_hand)
 
     def _make_admission(self) -> Admission | None:
@@ -229,6 +229,7 @@ class Server:
     async def _stop(self, server: grpc.aio.Server, end: float) -> None:
         """Send GOAWAY, wait for the calls in flight, cut those that go on."""
         loop = asyncio.get_running_loop()
+        self._router.plumbing.cut(streams_over=0.0)
         self._router.in_hand.cut(streams_over=max(self._settings.drain, _WATCH))
         left = 0.0 if self._hurry.is_set() else max(end - loop.time(), 0.0)
         stop = asyncio.ensure_future(server.stop(left + _LAST_GRACE))
@@ -236,6 +237,7 @@ class Server:
         await asyncio.wait({stop, hurried}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
         if not stop.done():
+            self._router.plumbing.cut()
             if cut := self._router.in_hand.cut():
                 _log.warning("cut %d calls that went on", cut, extra={"event.action": "calls-cut"})
             await asyncio.wait({stop}, timeout=_LAST_GRACE)
