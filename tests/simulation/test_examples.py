@@ -103,9 +103,22 @@ def test_a_rolling_restart_that_says_goodbye_fails_no_call_and_one_that_does_not
     assert found["killed"].phase("during").succeeded < found["killed"].phase("during").calls
 
 
+def test_two_thousand_clients_hardly_notice_two_hundred_of_a_thousand_servers_that_are_away():
+    (report,) = reports("fleet").values()
+    assert (report.scenario.clients.count, report.scenario.servers.count) == (2000, 1000)
+    during, after = report.phase("during"), report.phase("after")
+    assert during.calls > 15_000
+    assert during.success_rate > 0.999
+    assert during.attempts_per_call <= 1.2
+    assert report.recovered is not None
+    assert report.recovered <= 1
+    assert after.success_rate == 1
+    assert after.attempts_per_call < 1.001
+
+
 def test_every_example_says_what_it_is_about():
     files = sorted(FOLDER.glob("*.yaml"))
-    names = {"grey-host", "one-slow-host", "outage", "overload", "retry-storm", "rolling-restart"}
+    names = {"fleet", "grey-host", "one-slow-host", "outage", "overload", "retry-storm", "rolling-restart"}
     assert {f.stem for f in files} == names
     for file in files:
         assert all(s.about for s in read_scenarios(yaml.safe_load(file.read_text())))
