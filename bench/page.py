@@ -62,7 +62,7 @@ $ make bench                    # every row, some 20 minutes; writes this page
 $ make bench ROW=client         # the rows of one part, or one: ROW=client.three
 $ make bench-quick              # under two minutes: fails where a ratio got worse than its noise
 $ python -m bench --list        # the rows and their goals
-$ python -m bench --compare A B # two runs kept under bench/results/, row by row
+$ python -m bench --compare A B  # two runs kept under bench/results/, row by row
 ```
 
 This page is made from [benchmarks.json](benchmarks.json) by those commands; do not edit it. Figures are of the machine

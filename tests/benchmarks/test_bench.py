@@ -94,6 +94,23 @@ def test_a_void_run_says_so_and_replaces_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "benchmarks.json").exists()
 
 
+def test_two_recorded_runs_are_compared_row_by_row() -> None:
+    before, after = sorted(path.stem for path in paper.RESULTS.glob("*.json"))[:2]
+
+    done = bench("--compare", before, after)
+
+    assert done.returncode == 0, done.stderr
+    shared = set.intersection(
+        *(
+            {r["row"] for r in json.loads((paper.RESULTS / f"{run}.json").read_text())["rows"]}
+            for run in (before, after)
+        )
+    )
+    told = [line for line in done.stdout.splitlines() if not line.startswith("Only in ")]
+    assert {line.split()[0] for line in told} == shared
+    assert bench("--compare", before, "none").stderr.startswith("no such run: ")
+
+
 def test_ctrl_c_ends_the_bench_and_all_that_it_started() -> None:
     command = [sys.executable, "-m", "bench", "client.one", "--dry"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

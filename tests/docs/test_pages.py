@@ -46,6 +46,7 @@ ELSEWHERE = {
     "make bench ROW=client": "tests/benchmarks/test_bench.py",
     "make bench-quick": "tests/benchmarks/test_bench.py",
     "python -m bench --list": "tests/benchmarks/test_bench.py",
+    "python -m bench --compare A B": "tests/benchmarks/test_bench.py",
 }
 
 
