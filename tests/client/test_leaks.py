@@ -198,6 +198,7 @@ async def left_behind(here: Site, before: dict[str, int], within: float = 10.0) 
     end = time.monotonic() + within
     while True:
         await heal(here)
+        await asyncio.sleep(0.05)  # what was answered last ends
         now = census(here)
         over = {
             what: now[what] - before.get(what, 0)
@@ -206,7 +207,6 @@ async def left_behind(here: Site, before: dict[str, int], within: float = 10.0) 
         }
         if not over or time.monotonic() > end:
             return over
-        await asyncio.sleep(0.05)
 
 
 async def heal(here: Site) -> None:
@@ -229,6 +229,7 @@ async def baseline(here: Site) -> dict[str, int]:
     while before != (now := census(here)):
         before = now
         await heal(here)
+        await asyncio.sleep(0.05)
     return before
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextvars import Context
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -153,7 +154,8 @@ def _running(service: str) -> float:
 
 
 def _later(seconds: float, do: Callable[[], object]) -> None:
-    asyncio.get_running_loop().call_later(seconds, do)
+    # In nobody's context: it would keep the call in whose time it is set.
+    asyncio.get_running_loop().call_later(seconds, do, context=Context())
 
 
 class ServedCall:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context
 
 from mesh.clock import Clock
 
@@ -107,7 +108,7 @@ class Gate:
 
     def _look_again(self, now: float) -> None:
         self._passed, self._since, self._due = 0, now, now + _LOOK_EVERY
-        asyncio.get_running_loop().call_later(_LOOK_EVERY, self._look)
+        asyncio.get_running_loop().call_later(_LOOK_EVERY, self._look, context=Context())
 
     def _look(self) -> None:
         now = self._clock.monotonic()

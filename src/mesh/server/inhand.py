@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import Context
 from typing import Protocol
 
 from mesh.clock import Clock
@@ -95,4 +96,6 @@ class CallsInHand:
     def _set_timer(self, when: float) -> None:
         self.close()
         self._next = when
-        self._timer = asyncio.get_running_loop().call_later(when - self._clock.monotonic(), self._sweep)
+        self._timer = asyncio.get_running_loop().call_later(
+            when - self._clock.monotonic(), self._sweep, context=Context()
+        )

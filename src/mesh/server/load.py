@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import resource
 from collections.abc import Callable
+from contextvars import Context
 from math import exp
 
 from grpcmesh.v1 import load_pb2
@@ -93,7 +94,7 @@ class LoadMeter:
         self._since, self._next, self._cpu_then = now, now + _PERIOD, cpu
         self._calls = self._failures = 0
         due = now + _LOOK_AHEAD
-        asyncio.get_running_loop().call_later(_LOOK_AHEAD, self._rang, due, share)
+        asyncio.get_running_loop().call_later(_LOOK_AHEAD, self._rang, due, share, context=Context())
 
     def _rang(self, due: float, share: float) -> None:
         late = max(self._clock.monotonic() - due, 0.0)
