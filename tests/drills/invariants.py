@@ -14,8 +14,8 @@ from drills.site import CLIENTS, TTL, Site
 # Connections come and go with the instances, and grpc keeps a few threads more or less; a leak grows with the calls,
 # of which there were thousands.
 _FDS, _THREADS = 6, 8
-# Seconds. mesh.client.connection asks after one.
-_SETTLES = 1.5
+SETTLES = 1.5
+"""Seconds that a number of tasks has to stay: mesh.client.connection asks for an instance's health after one."""
 # A connection watches its state and its instance's health; the third belongs to the instance.
 _OF_A_CONNECTION = 3
 
@@ -40,7 +40,7 @@ async def _settled(site: Site, road: str) -> Mapping[str, Any]:
     """
     end, since = time.monotonic() + 10.0, time.monotonic()
     held = await asyncio.to_thread(site.load.ask, road)
-    while (now := time.monotonic()) < min(since + _SETTLES, end):
+    while (now := time.monotonic()) < min(since + SETTLES, end):
         await asyncio.sleep(0.1)
         found = await asyncio.to_thread(site.load.ask, road)
         held, since = (held, since) if found["tasks"] == held["tasks"] else (found, now)
