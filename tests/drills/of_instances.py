@@ -136,6 +136,7 @@ async def _watched(site: Site, seconds: float) -> dict[str, int]:
     setup=Setup(proxied=3),
     note="the path to the instance flaps: reset and refused for half a second, then open for half a second",
     unmeasured="that ejection grows, as nothing is ejected: a broken connection takes itself out; see the next row",
+    known="Envoy may eject what it cannot connect to: that ends 10 to 12 s later, and its list is judged after 11 s",
     soak=True,
 )
 async def flapping(site: Site) -> None:
