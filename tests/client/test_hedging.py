@@ -132,6 +132,8 @@ def test_a_non_fatal_failure_is_made_good_at_once_and_a_fatal_one_is_the_answer(
     async def story() -> None:
         async with road(3, HedgingPolicy(max_attempts=3, delay=20.0, follow_p95=False)) as (hosts, channel):
             unary = channel.unary_unary(UU)
+            for _ in range(100):  # what pays for up to six attempts more
+                await unary(b"x")
             hosts[0].answer = hosts[1].answer = refuse("UNAVAILABLE")
             for _ in range(3):
                 call = unary(b"x", timeout=5)
