@@ -14,22 +14,7 @@ from grpc import aio
 import mesh
 from mesh.policy import BreakerPolicy, MethodPolicy
 from support.fleet import IDEMPOTENT, US, UU, Host, echo, refuse, slow
-
-
-class Clock:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def time(self) -> float:
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        self.now += seconds
+from support.still import Clock
 
 
 class Flaky:

@@ -20,6 +20,7 @@ import mesh.blocking
 from mesh.policy import BreakerPolicy, MethodPolicy, RetryPolicy
 from mesh.resilience.outcome import BREAKER_IS_OPEN, FORCED_OPEN, was_surely_not_processed
 from support.fleet import QUICK, SERVICE, UU, Answer, Host, echo, fleet, refuse, until
+from support.still import Clock
 
 WRITES = {UU: MethodPolicy(retry=QUICK)}
 REFUSED = "Stream removed (RST_STREAM (Received RST_STREAM with error code 7))"
@@ -282,25 +283,6 @@ def test_a_server_that_leaves_may_pass_a_refused_connection_on_too() -> None:
             assert hosts[0].calls == 1
 
     run(story())
-
-
-class Clock:
-    """A clock that stands still until somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def time(self) -> float:
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-    def wait(self, seconds: float) -> None:
-        self.now += seconds
 
 
 def test_a_write_that_a_breaker_did_not_let_through_is_tried_again() -> None:
