@@ -75,11 +75,11 @@ def _turns(size: int, *, record: bool) -> Callable[[int], None]:
     return run if record else pick_only
 
 
-def _balanced(kind: Balancer, size: int, *, places: int = 1) -> Callable[[int], None]:
-    """A balancer's pick. places: so many times each endpoint stands in its list."""
+def _balanced(kind: Balancer, size: int) -> Callable[[int], None]:
+    """A balancer's pick."""
     picker = picker_for(BalancerPolicy(kind))
     assert picker is not None
-    picker.replace([Candidate(i, str(i.endpoint)) for i in fleet(size)] * places, 0.0)
+    picker.replace([Candidate(i, str(i.endpoint)) for i in fleet(size)], 0.0)
     draw = random.Random(1).random
     keys = [b"user-%d" % number for number in range(256)]
 
@@ -98,9 +98,7 @@ async def picks(job: Mapping[str, Any]) -> AsyncIterator[Arms]:
         _turns(size, record=job["record"]) if kind is Balancer.ROUND_ROBIN else _balanced(kind, size)
         for size in (FEW, MANY)
     )
-    # The steps of a pick among many, and the memory of one among few.
-    places = {"places": Arm(_balanced(kind, FEW, places=MANY // FEW))} if kind is Balancer.LEAST_LOADED else {}
-    yield Arm(few), {"many": Arm(many), **places}
+    yield Arm(few), {"many": Arm(many)}
 
 
 class _Host:

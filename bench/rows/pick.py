@@ -13,21 +13,12 @@ from mesh.policy import Balancer
 from support.etcd import Etcd
 
 _INSTANCES = 10_000
-_PYTHON = (
-    "The steps are the same for any number of endpoints. CPython has numbers up to 256 ready and makes larger ones "
-    "anew, seven in a pick among 1,000; and two of a thousand loads are seldom in the first cache of a core. The note "
-    "on this row has the share of each."
-)
 _CHANGES = 25
 
 
-def _measured(site: Site, kind: Balancer, *, record: bool = False) -> Samples:
-    job = {"balancer": kind.value, "record": record}
-    return site.compare("bench.arms.picking:picks", job, calls=30_000)
-
-
 def _picks(site: Site, kind: Balancer, *, record: bool = False) -> Finding:
-    return _measured(site, kind, record=record).compared("many")
+    job = {"balancer": kind.value, "record": record}
+    return site.compare("bench.arms.picking:picks", job, calls=30_000).compared("many")
 
 
 @measures(Spec("pick.round-robin", "a turn over 1,000, breaker asked", "over 3", goal=1.02, quick=True))
@@ -42,18 +33,10 @@ def recorded(site: Site) -> Finding:
     return _picks(site, Balancer.ROUND_ROBIN, record=True)
 
 
-@measures(Spec("pick.least-loaded", "the less loaded of two among 1,000", "among 3", goal=1.02, limit=_PYTHON))
+@measures(Spec("pick.least-loaded", "the less loaded of two among 1,000", "among 3", goal=1.02))
 def least_loaded(site: Site) -> Finding:
     """Two choices, by Peak-EWMA."""
-    samples = _measured(site, Balancer.LEAST_LOADED)
-    found = samples.compared("many")
-    places = 1000 * (statistics.median(samples.others["places"]) - statistics.median(samples.baseline))
-    more = 1000 * (found.ours - statistics.median(samples.baseline))
-    found.notes = (
-        f"of {more:.0f} ns more, {places:.0f} are there among three that stand {MANY // FEW} times each in the list "
-        "(larger numbers); the rest is memory"
-    )
-    return found
+    return _picks(site, Balancer.LEAST_LOADED)
 
 
 @measures(Spec("pick.weighted", "a weighted turn over 1,000", "over 3", goal=1.02))

@@ -53,6 +53,36 @@ def test_two_different_ones_are_compared(size: int, draw: float) -> None:
         assert chosen is known[0]
 
 
+@given(st.integers(2, 60), st.floats(0, 1, exclude_max=True), st.data())
+def test_a_pass_looks_at_all_as_often_and_at_none_beside_itself(size: int, draw: float, data: st.DataObject) -> None:
+    picker: TwoChoices[int] = TwoChoices()
+    known = even(size)
+    cheap, costly = known[data.draw(st.integers(0, size - 2))], known[-1]
+    for candidate in known:
+        answer(candidate, 0.0, 9.0 if candidate is costly else 0.001 if candidate is cheap else 1.0)
+    picker.replace(known, 0.0)
+    # Of few the pairs that there are, as often as makes 240 or more; of many as many as there are endpoints.
+    pairs = size * (size - 1)
+    dealt = pairs * -(-240 // pairs) if size <= 16 else size
+    chosen = [picker.pick(9.0, draw) for _ in range(dealt)]
+    assert chosen.count(cheap) == 2 * dealt / size
+    assert costly not in chosen
+
+
+@given(st.integers(2, 40))
+def test_every_pair_begins_some_pass(size: int) -> None:
+    picker: TwoChoices[int] = TwoChoices()
+    known, firsts = even(size), Counter[int]()
+    for number in range(1000):
+        picker.replace(known, 0.0)
+        chosen = picker.pick(1.0, number / 1000)
+        assert chosen is not None
+        firsts[chosen.item] += 1
+    mean = 1000 / size
+    assert 0.8 * mean - 1 < min(firsts.values()), "with nothing to choose between them the first of a pair is chosen"
+    assert max(firsts.values()) < 1.2 * mean + 1
+
+
 def test_a_slow_one_of_three_is_starved() -> None:
     counts = drive(even(3), lambda n, _: (0.3 if n == 0 else 0.003, Ending.ANSWERED), rate=200, seconds=30)
     assert counts[0] < 0.01 * counts.total()
