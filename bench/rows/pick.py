@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
-
 from bench import openloop
-from bench.arms.picking import FEW, MANY
-from bench.measure import Finding, Samples, alone, compare
+from bench.measure import Finding, alone, compare
 from bench.row import Spec, measures
 from bench.site import Site
 from mesh.policy import Balancer

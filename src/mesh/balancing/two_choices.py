@@ -15,11 +15,11 @@ shares there is `weighted`.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from itertools import permutations
 from typing import Generic, TypeVar
+from zlib import crc32
 
 from mesh.balancing.picker import Candidate
 from mesh.balancing.slow_start import OFF, SlowStart
@@ -111,5 +111,5 @@ def _shuffled(size: int) -> list[tuple[int, ...]]:
     """
     pairs = list(permutations(range(size), 2))
     pairs *= -(-_PASS // len(pairs))
-    random.Random(size).shuffle(pairs)
-    return list(zip(*pairs, strict=True))
+    shuffled = sorted(range(len(pairs)), key=lambda number: crc32(b"%d of %d" % (number, size)))
+    return list(zip(*(pairs[number] for number in shuffled), strict=True))
