@@ -85,7 +85,7 @@ drills: $(VENV)/.dev  ## Try every fault under load and write docs/drills.md; FA
 soak: $(VENV)/.dev  ## An hour under load with a random fault a minute; SOAK="--minutes 10 --seed 7"
 	@PYTHONPATH=tests $(BIN)/python -m drills --soak $(SOAK)
 
-bench: $(VENV)/.dev  ## Measure beside rivals, some 20 minutes, and write docs/benchmarks.md; ROW="client edge" for some
+bench: $(VENV)/.dev  ## Measure beside rivals, half an hour, and write docs/benchmarks.md; ROW="client edge" for some
 	@$(BIN)/python -m bench $(ROW) $(ARGS)
 
 bench-quick: $(VENV)/.dev  ## Fail if a ratio is worse than the committed one, under two minutes

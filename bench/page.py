@@ -31,8 +31,10 @@ _PARTS = {
         "beside grpc-go. Instances are mesh servers that take 5 ms for a call. Calls are made at fixed times, a "
         "thousand a second over two instances, so an instance is called every 2 ms: one that leaves may have had its "
         "last call before it said so, which counts as 0. A process that is killed takes some milliseconds until its "
-        "connections end. An attempt of ours is noted when it is handed to gRPC, one in Go when its connection has "
-        "taken it: what gRPC would not take any more counts against ours alone.",
+        "connections end. An attempt is noted when it is handed to gRPC, and taken back where that says that it was "
+        "never sent; in Go the connection tells of those that it takes. Bare grpc.aio is `bench/rivals/by_hand.py`, "
+        "the least that a client in Python can do: what it takes longer than Go is grpc.aio's and Python's, what ours "
+        "takes longer than it is ours.",
     ),
     "edge": (
         "The edge",
@@ -58,7 +60,7 @@ _HEAD = """\
 What the mesh costs, measured beside what one would use instead, {where}. {summary}
 
 ```console
-$ make bench                    # every row, some 20 minutes; writes this page
+$ make bench                    # every row, half an hour; writes this page
 $ make bench ROW=client         # the rows of one part, or one: ROW=client.three
 $ make bench-quick              # under two minutes: fails where a ratio got worse than its noise
 $ python -m bench --list        # the rows and their goals
@@ -69,14 +71,14 @@ This page is made from [benchmarks.json](benchmarks.json) by those commands; do 
 they were made on, ratios less so: compare ratios.
 
 **How it is measured.** CPU time per call, by the kernel's account of the process that is meant, in short blocks that
-alternate: baseline, ours, baseline again, mostly in three fresh processes. The first fifth of a block only warms up.
-`n` says how many rounds there were, or how often the same thing was looked at. Each round gives a ratio; the median of
-them is the figure, and in brackets stands its 95 % bootstrap interval. A goal that lies within the interval is met, or
-not, within the noise. `A/A` is the second block of the baseline over the first: the same thing against itself. Outside
-of 0.97 to 1.03 a row is void: it counts for nothing, and its goal not as met. A session whose own control is outside
-counts for nothing at all. Latencies come from an open loop with a fixed schedule (`bench/openloop.py`): they count
-from when a call was due, so waiting for a turn is part of them. The values of every round are kept under
-`bench/results/`.
+alternate: baseline, ours, baseline again, mostly in three fresh processes. The first fifth of a block only warms up,
+and what is measured has a core to itself where it is one process. `n` says how many rounds there were, or how often the
+same thing was looked at. Each round gives a ratio; the median of them is the figure, and in brackets stands its 95 %
+bootstrap interval. A goal that lies within the interval is met, or not, within the noise. `A/A` is the second block of
+the baseline over the first: the same thing against itself. Outside of 0.97 to 1.03 a row is void: it counts for
+nothing, and its goal not as met. A session whose own control is outside counts for nothing at all. Latencies come from
+an open loop with a fixed schedule (`bench/openloop.py`): they count from when a call was due, so waiting for a turn is
+part of them. The values of every round are kept under `bench/results/`.
 """
 
 

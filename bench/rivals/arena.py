@@ -20,7 +20,7 @@ from typing import Any, cast
 import grpc
 
 from bench.measure import Finding, iqr
-from bench.rivals.caller import SERVICE
+from bench.rivals import SERVICE
 from bench.site import Process, Site
 from mesh.etcd import wire
 from mesh.instance import Endpoint, Instance, State
@@ -29,8 +29,10 @@ from support.etcd import Etcd
 
 OURS = ("mesh", "least")
 """Ours as it comes, in turns; and the less loaded of two."""
-KINDS = (*OURS, "etcd", "zero")
-"""Ours; grpc-go with etcd's own resolver; go-zero's zrpc."""
+PYTHON = (*OURS, "hand")
+"""And bare grpc.aio, which reads the same registrations."""
+KINDS = (*PYTHON, "etcd", "zero")
+"""And grpc-go with etcd's own resolver; go-zero's zrpc."""
 
 
 class Registry:
@@ -44,7 +46,7 @@ class Registry:
     @property
     def where(self) -> str:
         """What the caller is told to read."""
-        return self.prefix if self._kind in OURS else record.service_prefix(self.prefix, SERVICE).rstrip("/")
+        return self.prefix if self._kind in PYTHON else record.service_prefix(self.prefix, SERVICE).rstrip("/")
 
     def add(self, address: str) -> None:
         """Register an instance."""
@@ -55,7 +57,7 @@ class Registry:
 
     def leave(self, address: str) -> None:
         """Say that an instance is leaving: a mesh says so and keeps the key, the others delete it."""
-        if self._kind in OURS:
+        if self._kind in PYTHON:
             draining = self._instance(address).with_state(State.DRAINING)
             self._put(self._key(address), record.encode(draining))
         else:
@@ -145,7 +147,7 @@ class Rival:
         label = f"rival-{name or kind}"
         self.process: Process = (
             site.python("-m", "bench.rivals.caller", *words, name=label, env=environment)
-            if kind in OURS
+            if kind in PYTHON
             else site.start([program, *words], name=label, env=environment)
         )
         self.process.line()

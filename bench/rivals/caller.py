@@ -1,6 +1,6 @@
 """Our side of `rivals/go`: the same orders over stdin, the same answers, one line of JSON each.
 
-    python -m bench.rivals.caller raw ADDRESS | mesh ETCD PREFIX | least ETCD PREFIX
+    python -m bench.rivals.caller raw ADDRESS | mesh ETCD PREFIX | least ETCD PREFIX | hand ETCD PREFIX
 
 "start RATE" begins calls on a fixed schedule that waits for no answer, each with a deadline of a second; "stop" ends
 them and tells what became of each; "closed CALLS AT_ONCE" makes so many calls, as fast as they go.
@@ -20,44 +20,78 @@ import grpc
 
 import mesh
 from bench import openloop
+from bench.rivals import SERVICE
+from bench.rivals.by_hand import ByHand
 from mesh.client.attempts import Attempts
+from mesh.client.ended import peek
 from mesh.client.roster import Picked
 from mesh.instance import Endpoint
 from mesh.policy import Balancer
+from mesh.resilience.outcome import was_surely_not_processed
 from mesh.settings import Settings
-from users.v1 import users_pb2, users_pb2_grpc
+from users.v1 import users_pb2
 
-SERVICE = "users.v1.UserService"
+_METHOD = f"/{SERVICE}/GetUser"
 _REQUEST = users_pb2.GetUserRequest(id="ada")
 _DEADLINE = 1.0
 Ended = tuple[int, int, int, str, str]
 """Due, begun, ended (nanoseconds of the wall clock), code, instance."""
 
 
-class Caller:
-    """Makes the calls. `attempts` are when one was sent to whom, if that is noted."""
+class Notes:
+    """When an attempt went to whom: of a server that was killed, only its callers can tell.
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._stub = users_pb2_grpc.UserServiceStub(channel)
+    An attempt is noted when it is handed to gRPC, and taken back if gRPC says that it had no connection to send it on.
+    In Go the connection itself tells of those that it takes.
+    """
+
+    def __init__(self) -> None:
         self.attempts: list[tuple[int, str]] = []
+
+    def of_ours(self) -> None:
+        """Note those of the mesh's channels."""
+        launch, account = Attempts._launch, Attempts._account
+
+        def launched(call: Attempts, picked: Picked, now: float) -> Any:
+            vars(call)["noted"] = self._note(picked[0].name)
+            return launch(call, picked, now)
+
+        def failed(call: Attempts, code: str, details: str, now: float) -> None:
+            self._failed(vars(call)["noted"], code, details)
+            account(call, code, details, now)
+
+        # No hook for users tells who is called.
+        Attempts._launch, Attempts._account = launched, failed  # type: ignore[method-assign]
+
+    def of_hand(self, address: str, call: Any) -> None:
+        """Note a call of `ByHand`."""
+        note = self._note(address)
+        call.add_done_callback(lambda ended: self._failed(note, peek(ended.code()).name, peek(ended.details()) or ""))
+
+    def _note(self, address: str) -> tuple[int, str]:
+        note = time.time_ns(), address
+        self.attempts.append(note)
+        return note
+
+    def _failed(self, note: tuple[int, str], code: str, details: str) -> None:
+        if was_surely_not_processed(code, details, note[1]) and note in self.attempts:
+            self.attempts.remove(note)
+
+
+class Caller:
+    """Makes the calls."""
+
+    def __init__(self, channel: Any, notes: Notes) -> None:
+        self._get = channel.unary_unary(_METHOD, users_pb2.GetUserRequest.SerializeToString, users_pb2.User.FromString)
+        self._notes = notes
         self._ended: list[Ended] = []
         self._load: asyncio.Task[None] | None = None
         self._calls: set[asyncio.Task[None]] = set()
 
-    def note(self) -> None:
-        """Note attempts from now on: of a server that was killed, only its callers can tell."""
-        launch = Attempts._launch
-
-        def noted(call: Attempts, picked: Picked, now: float) -> Any:
-            self.attempts.append((time.time_ns(), picked[0].name))
-            return launch(call, picked, now)
-
-        Attempts._launch = noted  # type: ignore[method-assign]  # no hook for users tells who is called
-
     async def ready(self) -> None:
         """Return when a call was answered."""
-        await self._stub.GetUser(_REQUEST, timeout=10, wait_for_ready=True)
-        self.attempts.clear()
+        await self._get(_REQUEST, timeout=10, wait_for_ready=True)
+        self._notes.attempts.clear()
 
     def start(self, rate: float) -> dict[str, Any]:
         """Begin a load on a schedule."""
@@ -69,9 +103,9 @@ class Caller:
         assert self._load is not None
         self._load.cancel()
         await asyncio.gather(self._load, *self._calls, return_exceptions=True)
-        told = {"calls": self._ended, "attempts": list(self.attempts)}
+        told = {"calls": self._ended, "attempts": list(self._notes.attempts)}
         self._ended = []
-        self.attempts.clear()
+        self._notes.attempts.clear()
         return told
 
     async def closed(self, calls: int, at_once: int) -> dict[str, Any]:
@@ -82,7 +116,7 @@ class Caller:
             nonlocal failed
             for _ in left:
                 try:
-                    await self._stub.GetUser(_REQUEST, timeout=10)
+                    await self._get(_REQUEST, timeout=10)
                 except grpc.RpcError:
                     failed += 1
 
@@ -105,7 +139,7 @@ class Caller:
     async def _one(self, due: int) -> None:
         code, instance, begun = "OK", "", time.time_ns()
         try:
-            instance = (await self._stub.GetUser(_REQUEST, timeout=_DEADLINE)).name
+            instance = (await self._get(_REQUEST, timeout=_DEADLINE)).name
         except grpc.RpcError as e:
             code = e.code().name
         self._ended.append((due, begun, time.time_ns(), code, instance))
@@ -127,19 +161,23 @@ async def _obey(caller: Caller) -> None:
         print(json.dumps(told), flush=True)
 
 
-def _open(kind: str, words: list[str]) -> grpc.aio.Channel:
+def _open(kind: str, words: list[str], notes: Notes) -> Any:
     if kind == "raw":
         return grpc.aio.insecure_channel(words[0])
     etcd, prefix = words
+    is_noted = bool(os.environ.get("RIVALS_NOTE"))
+    if kind == "hand":
+        return ByHand(etcd, prefix, notes.of_hand if is_noted else lambda *_: None)
+    if is_noted:
+        notes.of_ours()
     settings = Settings(etcd=(Endpoint.parse(etcd),), prefix=prefix)
     return mesh.connect(SERVICE, settings=settings, balancer=Balancer.LEAST_LOADED if kind == "least" else None)
 
 
 async def _main(kind: str, *words: str) -> None:
-    async with _open(kind, list(words)) as channel:
-        caller = Caller(channel)
-        if os.environ.get("RIVALS_NOTE"):
-            caller.note()
+    notes = Notes()
+    async with _open(kind, list(words), notes) as channel:
+        caller = Caller(channel, notes)
         await caller.ready()
         print(json.dumps({"ready": True}), flush=True)
         await _obey(caller)

@@ -22,11 +22,12 @@ from bench.site import Process, Site
 from support.etcd import Etcd
 
 RIVALS = {"etcd": "grpc-go with etcd's resolver and retries", "zero": "go-zero's zrpc client"}
-LIKE = {"etcd": "mesh", "zero": "least"}
+HAND = "bare grpc.aio, which watches etcd, calls in turns and does nothing else"
+LIKE = {"etcd": "mesh", "zero": "least", "hand": "mesh"}
 """Which of ours each is measured beside: who calls in turns beside the same, and who calls the less loaded of two."""
 RATE = 1000.0
 """Calls a second, over the one instance that stays and the one that comes."""
-_REPEATS = 10
+_REPEATS = 20
 _GOINGS = ("leave", "kill", "leave", "kill", "leave")
 """How the instances of one episode go."""
 _SETTLE = 0.2
@@ -47,17 +48,18 @@ _EVENTS = {
     "leave": "from SIGTERM and deregistration to the last call on the instance",
     "kill": "from kill -9 to the last attempt on the instance",
 }
+_FLOOR = (
+    "Bare grpc.aio that only watches etcd and calls in turns (`bench/rivals/by_hand.py`) takes as long as ours: "
+    "its row and the note on this one have the figures. "
+)
 _LIMITS = {
-    "join": "The connection takes both about as long: READY after 1.45 ms in a bare grpc.aio channel, 1.37 in grpc-go "
-    "(medians of 75, to the same server, in turns). What is left is Python: an event of etcd costs a resolver that "
-    "has slept 0.7 ms of CPU, a bare grpc.aio stub in its place 0.4, and a channel takes 0.2 to 0.4 ms to make: "
-    "together 0.6 to 0.8 ms.",
-    "leave": "An event of etcd costs a resolver that has slept 0.7 ms of CPU, a bare grpc.aio stub in its place 0.4: "
-    "gRPC's core hands it through its threads to Python's event loop, and 0.3 go to the record, the View and the "
-    "roster, after which no call goes there.",
-    "kill": "Of a connection that closed a bare grpc.aio channel knows after 0.55 ms, grpc-go after 0.35 (medians of "
-    "100, in turns): gRPC's core hands the news through three threads to Python's event loop. Calls that take their "
-    "turn in between go there, and count though gRPC does not take them any more; how many these are is not known. The "
+    "join": _FLOOR + "A connection takes Python and Go about as long: READY after 1.45 ms in a bare grpc.aio channel, "
+    "1.37 in grpc-go (medians of 75, to the same server, in turns). What is left is Python: an event of etcd costs a "
+    "process that has slept 0.4 ms of CPU in a bare stub, and a channel takes 0.2 to 0.4 ms to make.",
+    "leave": _FLOOR + "An event of etcd costs a process that has slept 0.4 ms of CPU in a bare stub, 0.7 in ours: "
+    "gRPC's core hands it through its threads to Python's event loop.",
+    "kill": _FLOOR + "Of a connection that closed a bare grpc.aio channel knows after 0.55 ms, grpc-go after 0.35 "
+    "(medians of 100, in turns): gRPC's core hands the news through three threads to Python's event loop. The "
     "milliseconds that a process takes to die are in both figures.",
 }
 _BY = {"etcd": "", "zero": ", by KIND_LEAST_LOADED"}
@@ -77,10 +79,13 @@ class Followed:
 
 
 def _specs() -> list[Spec]:
-    about = [(e, text + _BY[r], r, name) for e, text in _EVENTS.items() for r, name in RIVALS.items()]
-    return [
-        Spec(f"rivals.{e}.{r}", text, name, goal=1.0, noise=0.5, limit=_LIMITS.get(e, "")) for e, text, r, name in about
-    ]
+    specs = []
+    for event, text in _EVENTS.items():
+        for rival, name in RIVALS.items():
+            limit = _LIMITS.get(event, "")
+            specs.append(Spec(f"rivals.{event}.{rival}", text + _BY[rival], name, goal=1.0, noise=0.5, limit=limit))
+        specs.append(Spec(f"rivals.{event}.hand", text, HAND, noise=0.5))
+    return specs
 
 
 @measures(
@@ -234,7 +239,7 @@ def overhead(site: Site) -> dict[str, Finding]:
             kind: Rival(site, kind, etcd.endpoint, program=program, bases=[address], noted=False).process
             for kind in KINDS
         }
-        size = {"calls": site.calls(400), "count": 3 * site.rounds}
+        size = {"calls": site.calls(200), "count": 6 * site.rounds}
         ours = asyncio.run(rounds(_arm(raw["python"]), {kind: _arm(stacks[kind]) for kind in OURS}, **size))
         go = asyncio.run(rounds(_arm(raw["go"]), {rival: _arm(stacks[rival]) for rival in RIVALS}, **size))
     return {f"rivals.overhead.{rival}": _over(ours.compared(LIKE[rival]), go.compared(rival)) for rival in RIVALS}
@@ -265,22 +270,26 @@ def _over(ours: Finding, theirs: Finding) -> Finding:
 
 
 def _findings(seen: Mapping[str, Followed]) -> dict[str, Finding]:
-    notes = f"{RATE:g} calls/s over two instances, due in 1 s; {building.versions()}"
     found = {}
     for event in _EVENTS:
-        for rival in RIVALS:
-            ours, theirs = seen[LIKE[rival]].ms[event], seen[rival].ms[event]
-            # An instance may have had its last call before it said that it leaves: of many zeros a median says little.
-            middle = statistics.fmean if event == "leave" else statistics.median
-            found[f"rivals.{event}.{rival}"] = beside(ours, theirs, middle=middle)
-            found[f"rivals.{event}.{rival}"].notes = f"{notes}; {'means' if event == 'leave' else 'medians'}"
+        # An instance may have had its last call before it said that it leaves: of many zeros a median says little.
+        middle, name = (statistics.fmean, "means") if event == "leave" else (statistics.median, "medians")
+        bare = seen["hand"].ms[event]
+        for rival, like in LIKE.items():
+            theirs = seen[rival].ms[event]
+            found[f"rivals.{event}.{rival}"] = finding = beside(seen[like].ms[event], theirs, middle=middle)
+            finding.notes = name
+            if rival in RIVALS:
+                floor = beside(bare, theirs, middle=middle)
+                finding.facts |= {"bare": floor.ratio, "bare_low": floor.low, "bare_high": floor.high}
+                finding.notes += f"; bare grpc.aio: {floor.ratio:.2f} ({floor.low:.2f} to {floor.high:.2f}) of theirs"
     ours_failed = {event: sum(seen[kind].failed[event] for kind in OURS) for event in _EVENTS}
     calls = sum(seen[kind].calls for kind in OURS)
     failed = Finding(float(sum(ours_failed.values())), unit="calls")
     failed.facts = {"calls": calls, "failed_by_event": ours_failed}
     for rival in RIVALS:
         failed.facts |= {f"{rival}_failed_by_event": seen[rival].failed, f"{rival}_calls": seen[rival].calls}
-    told = [f"of {calls:,} calls, {_by_event(ours_failed)}"]
+    told = [building.versions(), f"of {calls:,} calls, {_by_event(ours_failed)}"]
     told += [f"{RIVALS[r]}: {_by_event(seen[r].failed)} of {seen[r].calls:,}" for r in RIVALS]
     failed.notes = "; ".join(told)
     return found | {"rivals.failed": failed}

@@ -21,6 +21,7 @@ _ENVOY = "a raw grpc.aio stub through an Envoy beside it"
 _ROADS = {"mesh": "our channel", "proxyless": "`xds:///`", "envoy": "through Envoy"}
 _RATE = 300
 _BLOCKS = 20
+_ROUNDS = 96
 
 
 def _job(site: Site) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def _job(site: Site) -> dict[str, Any]:
 def cpu(site: Site) -> Mapping[str, Finding]:
     """CPU per call."""
     job = _job(site)
-    samples = site.compare(f"{_ARMS}spent", job, calls=400)
+    samples = site.compare(f"{_ARMS}spent", job, calls=200, rounds=_ROUNDS)
     ours = [(a + b) / 2 for a, b in zip(samples.baseline, samples.again, strict=True)]
     found = compare(ours, samples.others["envoy"], unit="µs CPU")
     proxyless = samples.compared("proxyless")
