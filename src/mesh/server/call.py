@@ -182,7 +182,8 @@ class ServedCall:
         self._aborted = ""
         self.is_in = False  # and has to leave by the door that it came in by
         self._scope: tracing.ServerSpan | None = None
-        self._task = asyncio.current_task()
+        # Not given the loop it would ask for it, which is a system call in Python 3.11.
+        self._task = asyncio.current_task(method.in_hand.loop)
         self._started = now = method.monotonic()
         left = context.time_remaining()
         if left is None:

@@ -51,6 +51,8 @@ class CallsInHand:
         self._calls: set[Cuttable] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._next = _NEVER
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """The one that it is touched in, known from its first call on."""
         self.discard: Callable[[Cuttable], None] = self._calls.discard
         """Let go of a call that has ended."""
 
@@ -96,6 +98,5 @@ class CallsInHand:
     def _set_timer(self, when: float) -> None:
         self.close()
         self._next = when
-        self._timer = asyncio.get_running_loop().call_later(
-            when - self._clock.monotonic(), self._sweep, context=Context()
-        )
+        self.loop = asyncio.get_running_loop()
+        self._timer = self.loop.call_later(when - self._clock.monotonic(), self._sweep, context=Context())
