@@ -143,7 +143,8 @@ class Limiter:
         self._queues: dict[Priority, deque[Ticket]] = {Priority.CRITICAL: deque(), Priority.DEFAULT: deque()}
         self.waiting = 0
         self._peak = 0
-        self._samples = self._late = 0
+        """The most that were in work in this window, as those saw it that ended in it."""
+        self._late = 0
         self._overrun = False
         """Whether even the lowest was too much, and the limit has not grown back to it."""
         self.asks_all = False
@@ -163,8 +164,6 @@ class Limiter:
     def begin(self) -> None:
         """Count a call that is let in because `in_work` is less than `free_below`."""
         self.in_work += 1
-        if self.in_work > self._peak:
-            self._peak = self.in_work
 
     def ask(self, priority: Priority) -> tuple[Ticket | None, Ticket | None]:
         """Let a call in, or queue or refuse it. Returns its ticket, None if it is in, and one that it pushed out.
@@ -197,13 +196,16 @@ class Limiter:
             self.waiting -= 1
             self._settle()
 
-    def end(self, pace: Pace | None, seconds: float, now: float, *, late: bool = False) -> Ticket | None:
+    def end(self, pace: Pace | None, seconds: float, now: float, late: bool = False) -> Ticket | None:
         """Take note of a call that ended, its time if it says something, and return who is let in for it. Ask `next`
         for more of them.
 
         late: it ran out of time; where it had too little from the start, that says nothing.
         """
-        self.in_work -= 1
+        in_work = self.in_work
+        if in_work > self._peak:
+            self._peak = in_work
+        self.in_work = in_work - 1
         if pace is not None and not (late and seconds < pace.least()):
             if late:
                 self._late += 1
@@ -213,8 +215,7 @@ class Limiter:
                 self._paces.add(pace)
             pace.total += seconds
             pace.count += 1
-            self._samples += 1
-            if now >= self._window_ends and self._samples >= _SAMPLES:
+            if now >= self._window_ends:
                 self._end_window(now)
         return self.next() if self.waiting else None
 
@@ -247,22 +248,25 @@ class Limiter:
 
     def _end_window(self, now: float) -> None:
         measured = [pace for pace in self._paces if pace.count]
+        samples = sum(pace.count for pace in measured)
+        if samples < _SAMPLES:
+            return
         if self._kept:
             self._measure(measured, now)
         else:
-            slowdown = sum(pace.slowdown() * pace.count for pace in measured) / self._samples
-            self._adapt(slowdown)
+            slowdown = sum(pace.slowdown() * pace.count for pace in measured) / samples
+            self._adapt(slowdown, self._late >= _LATE_SHARE * samples)
             if now >= self._period_ends:
                 self._end_period(now)
         for pace in measured:
             pace.begin_window()
-        self._samples, self._late, self._peak = 0, 0, self.in_work
+        self._late, self._peak = 0, self.in_work
         self._window_ends = now + _WINDOW
         self._settle()
 
-    def _adapt(self, slowdown: float) -> None:
+    def _adapt(self, slowdown: float, many_late: bool) -> None:
         policy, limit = self._policy, self.limit
-        self._overrun = self._late >= _LATE_SHARE * self._samples or (self._overrun and limit < policy.lowest)
+        self._overrun = many_late or (self._overrun and limit < policy.lowest)
         lowest = min(policy.lowest, _BARELY) if self._overrun else policy.lowest
         if slowdown > TOLERANCE:
             limit = min(limit, float(max(self._peak, lowest)))

@@ -37,11 +37,11 @@ class Admission:
         metrics.SERVER_SHED.labels(service, priority or "default").inc()
         return False
 
-    def leave(self, pace: Pace | None, seconds: float, now: float, *, late: bool = False) -> None:
+    def leave(self, pace: Pace | None, seconds: float, now: float, late: bool = False) -> None:
         """Let go of a call that took so long; its time counts where there is a pace. late: it ran out of time."""
         self._gate.passed(now)
         limiter = self.limiter
-        ticket = limiter.end(pace, seconds, now, late=late)
+        ticket = limiter.end(pace, seconds, now, late)
         while ticket is not None:
             # Whoever was cancelled a moment ago, and does not know it yet, is passed over.
             ticket = limiter.next() if self._tell(ticket, True) else limiter.end(None, 0.0, now)
