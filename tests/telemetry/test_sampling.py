@@ -11,11 +11,13 @@ from opentelemetry import context, propagate, trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_OFF,
     ALWAYS_ON,
     Decision,
     ParentBased,
+    ParentBasedTraceIdRatio,
     Sampler,
     SamplingResult,
     TraceIdRatioBased,
@@ -45,8 +47,8 @@ class Asked(Sampler):
 
 
 @contextmanager
-def sampled_by(sampler: Sampler) -> Iterator[InMemorySpanExporter]:
-    exported, provider = InMemorySpanExporter(), TracerProvider(sampler=sampler)
+def sampled_by(sampler: Sampler, ids: IdGenerator | None = None) -> Iterator[InMemorySpanExporter]:
+    exported, provider = InMemorySpanExporter(), TracerProvider(sampler=sampler, id_generator=ids)
     provider.add_span_processor(SimpleSpanProcessor(exported))
     before = spans._tracer, spans._draws
     spans.use(provider)
@@ -106,6 +108,53 @@ def test_as_many_are_taken_as_the_ratio_says_each_by_its_id() -> None:
     assert taken == {i for i in sampler.ids if i & TraceIdRatioBased.TRACE_ID_LIMIT < quarter}
     assert len(sampler.ids) == 400
     assert taken
+
+
+class Numbered(IdGenerator):
+    """Gives the one id."""
+
+    def __init__(self, trace_id: int) -> None:
+        self._trace_id = trace_id
+
+    def generate_trace_id(self) -> int:
+        return self._trace_id
+
+    def generate_span_id(self) -> int:
+        return 0xABC
+
+
+class Reversed(TraceIdRatioBased):
+    """Takes what the ratio would not."""
+
+    def should_sample(self, *args: Any, **kwargs: Any) -> SamplingResult:
+        said = super().should_sample(*args, **kwargs)
+        return SamplingResult(Decision.DROP if said.decision.is_sampled() else Decision.RECORD_AND_SAMPLE)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.01, 1.0])
+@pytest.mark.parametrize("away", [-1, 0, 1])
+@pytest.mark.parametrize(
+    "make",
+    [
+        TraceIdRatioBased,
+        ParentBasedTraceIdRatio,
+        lambda rate: ParentBased(TraceIdRatioBased(rate)),
+        Reversed,
+        lambda rate: ParentBased(Reversed(rate)),
+        lambda rate: ParentBased(ParentBased(TraceIdRatioBased(rate))),
+        lambda rate: ALWAYS_ON,
+    ],
+    ids=["ratio", "by parent", "of a parent", "reversed", "reversed of a parent", "of a grandparent", "always"],
+)
+def test_what_is_taken_is_what_opentelemetry_would_take(make: Any, rate: float, away: int) -> None:
+    sampler = make(rate)
+    half = min(max(TraceIdRatioBased.get_bound_for_rate(rate) + away, 0), (1 << 64) - 1)
+    ids = Numbered((0x123 << 64) + half)
+    theirs = TracerProvider(sampler=sampler, id_generator=ids).get_tracer("theirs").start_span("x")
+    with sampled_by(sampler, ids):
+        span, metadata = spans.begin_call(SERVICE, METHOD, None)
+    assert (span is not None) is theirs.is_recording()
+    assert (span.get_span_context() if span else carried(metadata)).trace_id == theirs.get_span_context().trace_id
 
 
 @pytest.mark.parametrize("sampled", [True, False])

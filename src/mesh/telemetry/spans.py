@@ -36,6 +36,7 @@ Metadata = Iterable[tuple[str, str | bytes]]
 
 _tracer: Tracer = trace.NoOpTracer()
 _NOTHING = context.Context()
+_LOW = (1 << 64) - 1  # the half of a trace's id that ratios go by
 _INTERNAL = SpanKind.INTERNAL  # by a name of our own: Python looks a member of an enumeration up at the price of a call
 _draws: Draws | None = None
 """Decides before there is a span; None where the tracer is not of OpenTelemetry's own SDK."""
@@ -83,20 +84,33 @@ class Draws:
         self._should_sample = tracer.sampler.should_sample
         self._trace_id, self._span_id = tracer.id_generator.generate_trace_id, tracer.id_generator.generate_span_id
         is_random = getattr(tracer.id_generator, "is_trace_id_random", lambda: False)  # since 1.40
-        self._flags = "02" if is_random() else "00"  # https://www.w3.org/TR/trace-context-2/#random-trace-id-flag
+        # https://www.w3.org/TR/trace-context-2/#random-trace-id-flag
+        self._not_taken = "00-%032x-%016x-02" if is_random() else "00-%032x-%016x-00"
+        self._asked_below = _bound(tracer.sampler)
         self._drop = Decision.DROP
 
     def begin_call(self, service: str, method: str, metadata: Any) -> tuple[Span | None, Any]:
         """Do what the function of that name does."""
-        name, attributes = _name(service, method)
         trace_id = self._trace_id()
-        said = self._should_sample(_NOTHING, trace_id, name, _INTERNAL, attributes, ())
-        if said.decision is not self._drop or said.trace_state:
-            tracer = copy(self._tracer)
-            tracer.sampler = tracer.id_generator = _Drawn(said, trace_id, tracer.id_generator)
-            return tracer.start_span(name, context=_NOTHING, kind=_INTERNAL, attributes=attributes), metadata
-        entry = (_PARENT, f"00-{trace_id:032x}-{self._span_id():016x}-{self._flags}")
+        if trace_id & _LOW < self._asked_below:
+            name, attributes = _name(service, method)
+            said = self._should_sample(_NOTHING, trace_id, name, _INTERNAL, attributes, ())
+            if said.decision is not self._drop or said.trace_state:
+                tracer = copy(self._tracer)
+                tracer.sampler = tracer.id_generator = _Drawn(said, trace_id, tracer.id_generator)
+                return tracer.start_span(name, context=_NOTHING, kind=_INTERNAL, attributes=attributes), metadata
+        entry = (_PARENT, self._not_taken % (trace_id, self._span_id()))
         return None, _joined(metadata, [entry]) if metadata else aio.Metadata(entry)
+
+
+def _bound(sampler: Any) -> int:
+    """Return from which on the lower half of a trace's id says that a call on behalf of nothing is not taken: the SDK's
+    ratio goes by nothing else, and need not be asked to say no. All other samplers are asked about every call.
+    """
+    from opentelemetry.sdk.trace.sampling import ParentBased, ParentBasedTraceIdRatio, TraceIdRatioBased
+
+    root = getattr(sampler, "_root", None) if type(sampler) in (ParentBased, ParentBasedTraceIdRatio) else sampler
+    return root.bound if type(root) is TraceIdRatioBased else _LOW + 1
 
 
 class _Drawn:
