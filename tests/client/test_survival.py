@@ -20,7 +20,7 @@ import pytest
 from grpc import aio
 
 import mesh
-from mesh.client.ended import COLLECTED, LOCALLY_CANCELLED, was_cancelled_here
+from mesh.client.ended import COLLECTED, LOCALLY_CANCELLED, code_of, was_cancelled_here
 from mesh.credentials import server_credentials
 from mesh.instance import Endpoint, Instance
 from mesh.memory import MemoryStore
@@ -262,6 +262,22 @@ def test_who_cancelled_is_told_by_the_details() -> None:
             hosts[0].answer = refuse("CANCELLED", "not by you")
             assert not was_cancelled_here("CANCELLED", await plain.unary_unary(UU)(b"x").details())
             assert was_cancelled_here("CANCELLED", COLLECTED)
+
+    run(story())
+
+
+def test_the_code_of_an_ended_call_is_read_without_waiting() -> None:
+    async def story() -> None:
+        async with fleet(1) as hosts, aio.insecure_channel(hosts[0].address) as plain:
+            good = plain.unary_unary(UU)(b"x")
+            assert not good._cython_call.is_ok()
+            await good
+            assert good._cython_call.is_ok()
+            hosts[0].answer = refuse("NOT_FOUND")
+            bad = plain.unary_unary(UU)(b"x")
+            with pytest.raises(aio.AioRpcError):
+                await bad
+            assert (code_of(good), code_of(bad)) == (grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND)
 
     run(story())
 

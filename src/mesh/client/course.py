@@ -24,7 +24,7 @@ _CANCELLED = grpc.StatusCode.CANCELLED
 class Course:
     """The course of one call."""
 
-    # Defaults live on the class: a call that succeeds at once sets only what it needs.
+    # Defaults live on the class: a call that succeeds at once sets only what it needs, and what it asks for most.
     _method: Method
     _started: float
     """When the call began."""

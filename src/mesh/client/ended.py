@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any
 
+import grpc
+
+_OK = grpc.StatusCode.OK
+
 LOCALLY_CANCELLED = "Locally cancelled by application!"
 COLLECTED = "Cancelled upon garbage collection!"
 """The details that grpc.aio gives a call which its own side cancelled; tests/client holds the library to both."""
@@ -22,6 +26,14 @@ def peek(ended: Coroutine[Any, Any, Any]) -> Any:
         return e.value
     ended.close()
     raise RuntimeError("this call has not ended")
+
+
+def code_of(ended: Any) -> Any:
+    """Return the code of an ended grpc.aio call. The call beneath it, which is not public, says without a coroutine
+    whether it is OK: in a third of the time. Where there is none, `code` says the same.
+    """
+    beneath = getattr(ended, "_cython_call", None)
+    return _OK if beneath is not None and beneath.is_ok() else peek(ended.code())
 
 
 def was_cancelled_here(code: str, details: str) -> bool:
