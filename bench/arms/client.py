@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -27,6 +28,8 @@ _REQUEST = users_pb2.GetUserRequest(id="ada")
 _MESSAGES = 200
 """In one stream, and every stream is made anew: its start and its end are part of the cost."""
 _STREAMS = 5
+_WARM = 200
+"""Calls before latency is measured."""
 _ROUND_ROBIN = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
 
 Job = Mapping[str, Any]
@@ -234,23 +237,18 @@ async def threads(job: Job) -> AsyncIterator[Arms]:
         yield Arm(calls(raw)), {"mesh": Arm(calls(ours))}
 
 
-def _caller(channel: Any) -> Callable[[], Any]:
-    get = stub_of(channel).GetUser
-    return lambda: get(_REQUEST, timeout=10)
-
-
 def alone(job: Job) -> dict[str, Any]:
-    """Measure latency, one call at a time and no other in flight: a raw stub, ours, and the raw stub again."""
+    """Measure latency, one call at a time and no other in flight: of a raw stub or of ours, whatever the arm is."""
     return openloop.run(_alone(job))
 
 
 async def _alone(job: Job) -> dict[str, Any]:
     address = job["addresses"][0]
-    async with AsyncExitStack() as stack:
-        # A connection for each: by default gRPC gives two channels to one address the same.
-        own = [("grpc.use_local_subchannel_pool", 1)]
-        raw, again = [await stack.enter_async_context(grpc.aio.insecure_channel(address, own)) for _ in range(2)]
-        ours = await _ready(await stack.enter_async_context(connect([address])))
-        arms = {name: _caller(channel) for name, channel in (("raw", raw), ("mesh", ours), ("again", again))}
-        found = await openloop.drive(arms, rate=job["rate"], seconds=job["seconds"])
-    return {name: latencies.to_json() for name, latencies in found.items()}
+    async with connect([address]) if job["arm"] == "mesh" else grpc.aio.insecure_channel(address) as channel:
+        get = stub_of(await _ready(channel)).GetUser
+        for _ in range(_WARM):
+            await get(_REQUEST, timeout=10)
+        await asyncio.sleep(job["begin"] - time.perf_counter())
+        calls = {"": lambda: get(_REQUEST, timeout=10)}
+        found = await openloop.drive(calls, rate=job["rate"], seconds=job["seconds"], warm=0)
+    return found[""].to_json()
