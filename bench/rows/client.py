@@ -134,7 +134,16 @@ def stream_stream(site: Site) -> Finding:
 
 
 @measures(
-    Spec("client.traced", "one instance, 50 calls in flight, 1 % of them traced", f"{_RAW}, not traced", goal=1.10)
+    Spec(
+        "client.traced",
+        "one instance, 50 calls in flight, 1 % of them traced",
+        f"{_RAW}, not traced",
+        goal=1.10,
+        limit="A call that is not taken carries a traceparent all the same: a raw stub that sends a new one with each "
+        "call costs 1.04 (1.03 to 1.06) of one that sends none, and the rest of the call is what client.one says. The "
+        "SDK makes the two spans of a call that is taken in 47 µs and sends those of 40 calls in 53 µs each: together "
+        "1 µs on every call.",
+    )
 )
 def traced(site: Site) -> Finding:
     """Unary calls with tracing sampled."""
