@@ -15,11 +15,12 @@ FOLDER = Path(__file__).parents[2] / "examples" / "scenarios"
 
 
 @cache
-def reports(name: str, **settings: object) -> dict[str, Report]:
-    """Run an example and return its reports by variant."""
+def reports(name: str, *variants: str, **settings: object) -> dict[str, Report]:
+    """Run an example, or only these variants of it, and return its reports by variant."""
     data = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     changes = {key.replace("__", "."): value for key, value in settings.items()}
-    return {s.name: report_of(s, simulate(s, dice)) for s in read_scenarios(data, changes)}
+    scenarios = [s for s in read_scenarios(data, changes) if not variants or s.name in variants]
+    return {s.name: report_of(s, simulate(s, dice)) for s in scenarios}
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -66,7 +67,9 @@ def test_an_outage_of_everything_costs_a_tenth_more_load_with_a_budget_and_four_
 
 def test_one_slow_host_is_left_alone_by_its_load_at_once_and_by_a_breaker_after_some_calls():
     found = {name: report.phase("during") for name, report in reports("one-slow-host").items()}
-    assert found["least loaded"].success_rate > 0.999
+    # Of the calls that find out one in ten takes more than its second: 27 of 30,000, give or take 7 by the seed.
+    slow = [reports("one-slow-host", "least loaded", seed=s)["least loaded"].phase("during") for s in range(1, 9)]
+    assert sum(phase.succeeded for phase in slow) / sum(phase.calls for phase in slow) > 0.999
     assert found["round robin"].success_rate > 0.98
     assert found["round robin, no breakers"].success_rate < 0.92
     for report in reports("one-slow-host").values():
