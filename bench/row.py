@@ -26,7 +26,9 @@ Found = Finding | Mapping[str, "Finding"]
 
 
 class Skipped(Exception):
-    """A row cannot be measured here; the text says why."""
+    """A row cannot be measured here; the text says why. `is_fault`: it should have been."""
+
+    is_fault = False
 
 
 @dataclass(frozen=True)

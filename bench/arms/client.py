@@ -248,7 +248,10 @@ async def _alone(job: Job) -> dict[str, Any]:
         get = stub_of(await _ready(channel)).GetUser
         for _ in range(_WARM):
             await get(_REQUEST, timeout=10)
-        await asyncio.sleep(job["begin"] - time.perf_counter())
+        lead = job["begin"] - time.perf_counter()
+        if lead < 0:
+            raise RuntimeError(f"it came {-lead:.1f} s too late to its turn: is this machine busy?")
+        await asyncio.sleep(lead)
         calls = {"": lambda: get(_REQUEST, timeout=10)}
         found = await openloop.drive(calls, rate=job["rate"], seconds=job["seconds"], warm=0)
     return found[""].to_json()

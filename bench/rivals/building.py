@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from bench import ROOT
@@ -15,7 +16,9 @@ _PATIENCE = 900.0
 
 
 class BuildFailed(Skipped):
-    """Go is here and the program did not build: its modules cannot be had, perhaps. The text has what Go said."""
+    """Go is here and the program did not build: its modules cannot be had, perhaps. Go's words are on stderr."""
+
+    is_fault = True
 
 
 def build() -> Path:
@@ -28,7 +31,8 @@ def build() -> Path:
     BINARY.parent.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(command, cwd=SOURCES, capture_output=True, text=True, timeout=_PATIENCE)
     if done.returncode:
-        raise BuildFailed(f"the rivals do not build: {done.stderr.strip()[-2000:]}")
+        print(done.stderr.strip()[-2000:], file=sys.stderr)
+        raise BuildFailed("the rivals do not build: see what Go says above, or `go build` in bench/rivals/go")
     return BINARY
 
 

@@ -1,5 +1,6 @@
-"""The least that a client in Python can do: bare grpc.aio that watches etcd, keeps a connection to each instance and
-calls those in turns that are connected. No retries, breakers, deadlines, metrics, nor a second thought about anything.
+"""A plain client by hand: bare grpc.aio that watches etcd, keeps a connection to each instance and calls those in turns
+that are connected. No retries, breakers, metrics, nor a second thought about anything: it hears of a connection that
+broke when its watch does, where ours asks as soon as a call has failed.
 
 What it takes to follow an event is grpc.aio's and Python's; what ours takes beyond it is ours.
 """

@@ -9,7 +9,6 @@ them and tells what became of each; "closed CALLS AT_ONCE" makes so many calls, 
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import os
 import sys
@@ -53,11 +52,11 @@ class Notes:
         launch, account = Attempts._launch, Attempts._account
 
         def launched(call: Attempts, picked: Picked, now: float) -> Any:
-            vars(call)["noted"] = self._note(picked[0].name)
+            vars(call).setdefault("noted", {})[picked[0].name] = self._note(picked[0].name)
             return launch(call, picked, now)
 
         def failed(call: Attempts, code: str, details: str, now: float) -> None:
-            self._failed(vars(call)["noted"], code, details)
+            self._failed(vars(call)["noted"][call._slot.name], code, details)
             account(call, code, details, now)
 
         # No hook for users tells who is called.
@@ -120,7 +119,6 @@ class Caller:
                 except grpc.RpcError:
                     failed += 1
 
-        gc.collect()
         cpu, wall = time.process_time_ns(), time.perf_counter_ns()
         await asyncio.gather(*(some() for _ in range(at_once)))
         spent, took = time.process_time_ns() - cpu, time.perf_counter_ns() - wall

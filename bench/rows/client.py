@@ -16,6 +16,11 @@ from support.collector import Collector
 _ARMS = "bench.arms.client:"
 _ROUNDS = 90
 _RAW = "a raw grpc.aio stub on its address"
+_TIMER = (
+    "A loop that waits for a time does more in each turn: a raw stream beside one timer of asyncio's "
+    "(`call_later(3600)`) costs 1.04 (1.02 to 1.06). Ours has one, by which calls are handed to the metrics; a "
+    "generator around a raw stream, and a raw call over our connection, cost 1.00."
+)
 _ALONE = 100
 """Calls a second of `client.alone`."""
 _LEAD = 3.0
@@ -62,7 +67,7 @@ def alone(site: Site) -> Finding:
     finding = openloop.compared(found["mesh"], found["raw"], found["again"])
     finding.notes = (
         "each alone in its own process; beside two raw stubs in one process, which keep gRPC's code warm in the caches "
-        "for each other, the same was 1.04 to 1.08"
+        "for each other, the same was 1.04 to 1.08 (six runs, 2026-11-22)"
     )
     return finding
 
@@ -126,13 +131,17 @@ def blocking_threads(site: Site) -> Finding:
     return _compared(site, "threads", threads=8, apart=False)
 
 
-@measures(Spec("client.unary-stream", "a stream of 200 responses, per message", f"{_RAW}", goal=1.05))
+@measures(
+    Spec("client.unary-stream", "a stream of 200 responses, per message", f"{_RAW}", goal=1.05, limit=_TIMER),
+)
 def unary_stream(site: Site) -> Finding:
     """Streams of responses."""
     return _compared(site, "unary_stream", calls=2500)
 
 
-@measures(Spec("client.stream-stream", "200 messages each way, per pair", f"{_RAW}", goal=1.05))
+@measures(
+    Spec("client.stream-stream", "200 messages each way, per pair", f"{_RAW}", goal=1.05, limit=_TIMER),
+)
 def stream_stream(site: Site) -> Finding:
     """Streams both ways."""
     return _compared(site, "stream_stream", calls=2500)

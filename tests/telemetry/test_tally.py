@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from mesh.telemetry.meters import Series, Times
 from mesh.telemetry.tally import Tally
 
@@ -51,6 +53,19 @@ def test_one_timer_goes_on_while_there_are_calls_and_ends_with_them() -> None:
     told.ring()
     assert told.due == []
     told.tally.add(0.001)
+    assert len(told.due) == 1
+
+
+def test_a_flush_that_fails_is_not_the_last() -> None:
+    told = Told()
+
+    def fail() -> None:
+        raise RuntimeError
+
+    told.tally._flushed = fail
+    told.tally.add(0.001)
+    with pytest.raises(RuntimeError):
+        told.ring()
     assert len(told.due) == 1
 
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -125,7 +124,6 @@ func (s *steady) stop() map[string]any {
 func (c *caller) closed(calls, atOnce int) map[string]any {
 	var failed, begun atomic.Int64
 	var group sync.WaitGroup
-	runtime.GC()
 	before, began := spent(), time.Now()
 	for range atOnce {
 		group.Go(func() {

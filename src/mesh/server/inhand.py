@@ -80,7 +80,7 @@ class CallsInHand:
         """Stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
-        self._timer, self._next = None, _NEVER
+        self._timer, self._next, self.loop = None, _NEVER, None
 
     def _sweep(self) -> None:
         self.close()

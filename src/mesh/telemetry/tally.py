@@ -55,8 +55,10 @@ class Tally:
         # While there are calls the timer goes on: beginning it anew wakes the loop once more.
         self._scheduled = bool(self._taken)
         if self._scheduled:
-            self._later(_FLUSH_AFTER, self._flush_again)
-            self.flush()
+            try:
+                self.flush()
+            finally:
+                self._later(_FLUSH_AFTER, self._flush_again)
 
     def flush(self) -> None:
         """Hand over what was counted."""
