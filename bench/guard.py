@@ -17,32 +17,38 @@ LOST, NOT_JUDGED = 1, 3
 
 
 def check(site: Site, chosen: Sequence[Measurement], session: paper.Session, measure: Measure) -> int:
-    """Compare what was measured with docs/benchmarks.json; LOST if something was lost, NOT_JUDGED if a row that has a
-    committed ratio was void each time, else 0.
+    """Compare what was measured with docs/benchmarks.json; LOST if something was lost, NOT_JUDGED if a row was void
+    each time or has no valid figure there, else 0.
     """
-    committed = {row["row"]: row for row in paper.read() if not row.get("void")}
+    committed = {row["row"]: row for row in paper.read() if not row.get("void") and row["ratio"] is not None}
     specs = [spec for measurement in chosen for spec in measurement.specs]
     for measurement in chosen:
         if any(loss(spec, _best(session, spec), committed) for spec in measurement.specs):
             measure(site, measurement, session, "again:")
     lost = [told for spec in specs if (told := loss(spec, _best(session, spec), committed))]
-    void = [spec.name for spec in specs if is_unjudged(session, spec, committed)]
+    measured = {row["row"] for row in session.rows if row["ratio"] is not None}
+    void = [s.name for s in specs if s.name in measured and s.name in committed and not _best(session, s)]
+    unknown = [s.name for s in specs if s.name in measured and s.name not in committed]
     for spec in specs:
         row = _best(session, spec)
         if row and spec.name in committed and not loss(spec, row, committed):
-            print(f"  {spec.name}: {row['ratio']:.3f}, committed {_ratio(committed[spec.name])}: kept")
+            print(f"  {spec.name}: {row['ratio']:.3f}, committed {committed[spec.name]['ratio']:.3f}: kept")
     for told in lost:
         print(f"  LOST {told}")
-    print(f"{len(lost)} lost." if lost else "Nothing that was judged is lost." if void else "Nothing was lost.")
+    print(
+        f"{len(lost)} lost." if lost else "Nothing that was judged is lost." if void or unknown else "Nothing was lost."
+    )
     if void:
         print(f"Not judged, because the same against itself was out of bounds twice: {', '.join(void)}.")
-    return LOST if lost or session.broken else NOT_JUDGED if void else 0
+    if unknown:
+        print(f"Not judged, because docs/benchmarks.json has no valid figure of it: {', '.join(unknown)}.")
+    return LOST if lost or session.broken else NOT_JUDGED if void or unknown else 0
 
 
 def loss(spec: Spec, row: paper.Row | None, committed: dict[str, paper.Row]) -> str:
     """Return what was lost, in words; empty if nothing was, or nothing is known."""
     known = committed.get(spec.name)
-    if row is None or known is None or row.get("void") or row["ratio"] is None or known["ratio"] is None:
+    if row is None or known is None or row.get("void") or row["ratio"] is None:
         return ""
     allowed = known["ratio"] * (1 + spec.noise if spec.lower else 1 - spec.noise)
     if row["ratio"] <= allowed if spec.lower else row["ratio"] >= allowed:
@@ -50,17 +56,7 @@ def loss(spec: Spec, row: paper.Row | None, committed: dict[str, paper.Row]) -> 
     return f"{spec.name}: {row['ratio']:.3f}, committed {known['ratio']:.3f}, with its noise {allowed:.3f}"
 
 
-def is_unjudged(session: paper.Session, spec: Spec, committed: dict[str, paper.Row]) -> bool:
-    """Tell whether a row that there is something to compare with was measured, and void each time."""
-    rows = [row for row in session.rows if row["row"] == spec.name and row["ratio"] is not None]
-    return spec.name in committed and bool(rows) and _best(session, spec) is None
-
-
 def _best(session: paper.Session, spec: Spec) -> paper.Row | None:
     """Return the better of a row's measurements that are not void: what was reached once is not lost."""
     found = [r for r in session.rows if r["row"] == spec.name and r["ratio"] is not None and not r.get("void")]
     return (min if spec.lower else max)(found, key=lambda row: row["ratio"]) if found else None
-
-
-def _ratio(row: paper.Row) -> str:
-    return "–" if row["ratio"] is None else f"{row['ratio']:.3f}"

@@ -219,6 +219,20 @@ def test_a_guard_judges_by_rows_that_are_not_void(
     assert told in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "committed", [[], [{"row": "x.y", "ratio": 1.00, "void": True}], [{"row": "x.y", "ratio": None}]]
+)
+def test_a_guard_that_has_nothing_to_compare_with_says_so(
+    committed: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec, session = Spec("x.y", "ours", noise=0.05), paper.Session("now", {}, {})
+    monkeypatch.setattr(paper, "read", lambda: committed)
+    session.add(spec, samples(1.0, 1.0).compared("ours"))
+    with Site(tell=lambda _: None) as site:
+        assert guard.check(site, [Measurement((spec,), lambda _: {})], session, lambda *_: None) == 3
+    assert "Not judged, because docs/benchmarks.json has no valid figure of it: x.y." in capsys.readouterr().out
+
+
 def found(ratio: float, low: float, high: float, **more: Any) -> dict[str, Any]:
     return record(Spec("x.y", "ours", "theirs", **more), Finding(ratio, 1.0, ratio, low, high), session="s")
 
@@ -262,8 +276,8 @@ def test_what_the_page_counts_adds_up_and_void_rows_stand_under_not_met_without_
     assert told in text
     assert "one session" in text
     missed = text.partition("## Not met")[2]
-    assert "`x.y`: 1.20" in missed
-    assert "`x.void`: 1.00, asked for was ≤ 1.05. Void: the same against itself came to 1.08" in missed
+    assert "`x.y`: 1.200, asked" in missed
+    assert "`x.void`: 1.000, asked for was ≤ 1.05. Void: the same against itself came to 1.08" in missed
     assert "`x.gone`: not measured, no Go here" in missed
     assert "-0" not in text
 
