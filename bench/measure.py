@@ -1,14 +1,18 @@
 """How two things are compared: by CPU time per call, in blocks that alternate, with a control beside them.
 
 A machine that others use too never stands still: one block of calls may cost 30 % more than the next. So each thing
-that is measured (an `Arm`) runs as many short blocks, and a round is a block of the baseline, one of each other arm,
-and one of the baseline again, in turning order. Whatever drifts more slowly than a round falls on all of them alike.
-A block begins with calls that are not counted: who ran last has its caches warm and its place on a core, and in every
-round it is the baseline that begins where it ended.
+that is measured (an `Arm`) has many short turns, and a round is a turn of the baseline and one of each other arm.
+Whatever drifts more slowly than a round falls on all of them alike.
 
-Each round gives one ratio (ours over the mean of the two baseline blocks around it); the median of these is the figure,
-its interval is a bootstrap over the rounds. The second baseline block over the first is the A/A control: as both are
-the same thing, a control far from 1 shows a measurement that is not to be believed.
+Who ran last has its caches warm, its place on a core, and perhaps a timer that is still to come; who is next pays. So
+all arms stand alike: no arm has two turns on end, each comes behind each other one as often, and a turn is three times
+the same block: one that only warms up, one right behind it, and one more, whose neighbours are all its own.
+
+Each round gives one ratio: a turn of ours over the baseline's blocks nearest to it, the last of its turn before and the
+first of its turn after. The median of these is the figure, its interval is a bootstrap over the rounds. Of these two
+blocks the second over the first is the A/A control, the same thing behind another and behind itself: far from 1 it says
+that what others leave outlives the warming up (what outlives a turn as well it does not see), or that the machine is
+busy, and the measurement is not to be believed.
 
 CPU time is the kernel's account of a process with all its threads, in nanoseconds, of this or of another process.
 """
@@ -16,19 +20,19 @@ CPU time is the kernel's account of a process with all its threads, in nanosecon
 from __future__ import annotations
 
 import inspect
+import itertools
+import math
 import random
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 ROUNDS = 24
-"""Rounds of a comparison, each with one block per arm and one more of the baseline."""
+"""Rounds of a comparison, each with one turn per arm."""
 CONTROL = (0.97, 1.03)
 """Outside of this, the A/A control says that the run is void."""
-_WARM = 5
-"""One call in so many of a block only warms up."""
 _RESAMPLES = 2000
 _CPUCLOCK_SCHED = 2
 
@@ -66,7 +70,9 @@ class Samples:
     """CPU per call in µs, by arm, a value per round; the baseline has two."""
 
     baseline: list[float] = field(default_factory=list)
+    """Behind itself, before the others."""
     again: list[float] = field(default_factory=list)
+    """Behind another, after the others."""
     others: dict[str, list[float]] = field(default_factory=dict)
     unit: str = "µs CPU"
 
@@ -79,7 +85,7 @@ class Samples:
 
     @property
     def control(self) -> float:
-        """The baseline against itself."""
+        """The baseline behind another over the baseline behind itself."""
         return statistics.median(b / a for a, b in zip(self.baseline, self.again, strict=True))
 
     def compared(self, name: str) -> Finding:
@@ -181,29 +187,43 @@ def quantile(values: Iterable[float], share: float) -> float:
 
 
 async def rounds(baseline: Arm, others: Mapping[str, Arm], *, calls: int, count: int = ROUNDS) -> Samples:
-    """Run the arms in turns, `calls` calls a block, after half a block of each; return CPU per call in µs."""
+    """Run the arms in turns of three blocks, half of `calls` in each; return CPU per call in µs."""
     samples = Samples(others={name: [] for name in others})
-    for arm in (baseline, *others.values()):
-        await _run(arm, max(1, calls // 2))
-    for number in range(count):
-        # Who comes first changes, so that what is left by one arm for the next does not always fall on the same.
-        turns = list(others)[:: 1 if number % 2 else -1]
-        first = await _block(baseline, calls)
+    last = 0.0
+    for arm in (*others.values(), baseline):
+        _, last = await _turn(arm, calls)
+    for turns in itertools.islice(_orders(list(others)), count):
+        samples.baseline.append(last)
         for name in turns:
-            samples.others[name].append(await _block(others[name], calls))
-        last = await _block(baseline, calls)
-        first, last = (first, last) if number % 4 < 2 else (last, first)
-        samples.baseline.append(first)
-        samples.again.append(last)
+            samples.others[name].append(statistics.fmean(await _turn(others[name], calls)))
+        first, last = await _turn(baseline, calls)
+        samples.again.append(first)
     return samples
 
 
+def _orders(others: Sequence[str]) -> Iterator[list[str]]:
+    """Yield for each round the order of those that run behind the baseline, over and over.
+
+    One round takes each next arm, one each second, and so on: of a prime number of arms, as all rows have, each comes
+    behind each other one as often.
+    """
+    arms = len(others) + 1
+    steps = [step for step in range(1, arms + 1) if math.gcd(step, arms) == 1]
+    for step in itertools.cycle(steps):
+        yield [others[place * step % arms - 1] for place in range(1, arms)]
+
+
+async def _turn(arm: Arm, calls: int) -> tuple[float, float]:
+    """Return what a call costs right behind the warming up, and what after that."""
+    block = max(1, calls // 2)
+    await _run(arm, block)
+    return await _block(arm, block), await _block(arm, block)
+
+
 async def _block(arm: Arm, calls: int) -> float:
-    warm = calls // _WARM
-    await _run(arm, warm)
     before = arm.spent_ns()
-    await _run(arm, calls - warm)
-    return (arm.spent_ns() - before) / (calls - warm) / 1000
+    await _run(arm, calls)
+    return (arm.spent_ns() - before) / calls / 1000
 
 
 async def _run(arm: Arm, calls: int) -> None:

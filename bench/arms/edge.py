@@ -47,13 +47,11 @@ async def create(job: Job) -> AsyncIterator[Arms]:
 
 @asynccontextmanager
 async def fed(job: Job) -> AsyncIterator[Arms]:
-    """JSON through two Envoys of a static file, and through one that a control plane feeds."""
+    """JSON through an Envoy of a static file, and through one that a control plane feeds."""
     async with AsyncExitStack() as stack:
         where = {**job["files"], "fed": (job["edge"], job["edge_pid"])}
-        baseline, fixed, ours = [
-            Arm(_loop(await _json(stack, address, "get")), [pid]) for address, pid in where.values()
-        ]
-        yield baseline, {"fixed": fixed, "fed": ours}
+        fixed, ours = [Arm(_loop(await _json(stack, address, "get")), [pid]) for address, pid in where.values()]
+        yield fixed, {"fed": ours}
 
 
 @asynccontextmanager

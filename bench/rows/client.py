@@ -128,7 +128,7 @@ def blocking(site: Site) -> Finding:
 @measures(Spec("client.blocking-threads", "the blocking twin, eight threads", "a raw blocking grpc stub", goal=1.05))
 def blocking_threads(site: Site) -> Finding:
     """Blocking calls from several threads, which may meet on several cores."""
-    return _compared(site, "threads", threads=8, apart=False)
+    return _compared(site, "threads", threads=8, calls=320, apart=False)
 
 
 @measures(
@@ -136,7 +136,7 @@ def blocking_threads(site: Site) -> Finding:
 )
 def unary_stream(site: Site) -> Finding:
     """Streams of responses."""
-    return _compared(site, "unary_stream", calls=2500)
+    return _compared(site, "unary_stream", calls=4000, rounds=54)
 
 
 @measures(
@@ -144,7 +144,7 @@ def unary_stream(site: Site) -> Finding:
 )
 def stream_stream(site: Site) -> Finding:
     """Streams both ways."""
-    return _compared(site, "stream_stream", calls=2500)
+    return _compared(site, "stream_stream", calls=4000, rounds=54)
 
 
 @measures(
@@ -163,7 +163,7 @@ def traced(site: Site) -> Finding:
     """Unary calls with tracing sampled."""
     with Collector() as collector:
         # Blocks so long that a batch of spans is one: each block sends its own.
-        found = _compared(site, "traced", calls=2400, rounds=30, collector=collector.address)
+        found = _compared(site, "traced", calls=4000, rounds=18, collector=collector.address)
         found.facts["spans"] = len(collector.spans)
     if not collector.spans and site.scale == 1.0:
         raise RuntimeError("no span came to the collector: what was measured is not tracing")

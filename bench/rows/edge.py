@@ -61,14 +61,10 @@ def fed(site: Site) -> Finding:
     samples = Samples()
     # Two Envoys of one configuration differ by some per cent for as long as they live: many pairs, of few calls each.
     for _ in range(6 if site.scale == 1.0 else 1):
-        with edges(site, {"all": (), "all again": ()}) as job:
+        with edges(site, {"fixed": ()}) as job:
             samples.extend(site.compare(f"{_ARMS}fed", job, calls=600, processes=1, apart=True))
         site.sweep()
-    # The baseline has two blocks of each round, often one after the other, and caches that are warm: so it is the
-    # control alone, and what is compared are two that have one block each.
-    found = compare(samples.others["fed"], samples.others["fixed"], unit=samples.unit)
-    found.control = samples.control
-    return found
+    return samples.compared("fed")
 
 
 @measures(Spec("edge.parts", "GET as JSON through all of envoy/front.yaml: CPU per request", _BARE))
@@ -89,7 +85,7 @@ def _parts(site: Site, method: str) -> Finding:
     files = {"bare": tuple(PARTS), "all": (), **{part: (part,) for part in PARTS}}
     with edges(site, files) as job:
         samples = site.compare(
-            f"{_ARMS}parts", {**job, "method": method}, calls=400, rounds=60, processes=1, apart=True
+            f"{_ARMS}parts", {**job, "method": method}, calls=400, rounds=48, processes=1, apart=True
         )
     found = samples.compared("all")
     costs = {

@@ -61,44 +61,98 @@ def test_a_goal_is_for_the_ratio_or_without_a_baseline_for_the_amount_and_may_be
     assert Spec("x.y", "ours", goal=1.0).is_met(alone([0.6, 0.5], unit="ms"))
 
 
-def test_blocks_warm_up_and_alternate_with_the_baseline_first_and_last_and_each_arm_is_charged_its_own() -> None:
-    made: list[tuple[str, int]] = []
-
-    def arm(name: str, micros: float) -> Arm:
+def test_each_arm_is_charged_its_own_cpu() -> None:
+    def arm(micros: float) -> Arm:
         def run(calls: int) -> None:
-            made.append((name, calls))
             until = time.process_time_ns() + calls * micros * 1000
             while time.process_time_ns() < until:
                 pass
 
         return Arm(run)
 
-    found = asyncio.run(rounds(arm("base", 20), {"double": arm("double", 40)}, calls=50, count=4))
+    found = asyncio.run(rounds(arm(20), {"double": arm(40)}, calls=50, count=4))
 
-    assert made[:2] == [("base", 25), ("double", 25)]  # to warm up
-    blocks = [("base", 10), ("base", 40), ("double", 10), ("double", 40), ("base", 10), ("base", 40)]
-    assert made[2:] == blocks * 4
     assert statistics.median(found.baseline) == pytest.approx(20, rel=0.2)
     assert found.compared("double").ratio == pytest.approx(2, rel=0.2)
 
 
-def test_an_arm_that_is_dearer_when_another_ran_before_it_has_a_control_of_one_and_its_own_cost() -> None:
-    ran = ""
+class Host:
+    """Where arms run whose calls cost what is said, in a time of its own; and more, for some calls, behind others."""
 
-    def arm(name: str) -> Arm:
+    def __init__(self, lasting: int = 0, extra: Callable[[str, str], float] = lambda before, name: 0.0) -> None:
+        self._lasting, self._extra = lasting, extra
+        self.ns = 0.0
+        self.runs: list[tuple[str, int]] = []
+        self._before = self._now = ""
+        self._done = 0
+
+    def arm(self, name: str, micros: float) -> Arm:
         def run(calls: int) -> None:
-            nonlocal ran
-            cold, ran = 3_000_000 * (ran != name), name
-            until = time.process_time_ns() + calls * 20_000 + cold
-            while time.process_time_ns() < until:
-                pass
+            self.runs.append((name, calls))
+            if name != self._now:
+                self._before, self._now, self._done = self._now, name, 0
+            dear = max(0, min(calls, self._lasting - self._done))
+            self.ns += 1000 * (calls * micros + dear * self._extra(self._before, name))
+            self._done += calls
 
-        return Arm(run)
+        host = self
 
-    found = asyncio.run(rounds(arm("base"), {"same": arm("same")}, calls=100, count=4))
+        class Timed(Arm):
+            def spent_ns(self) -> int:
+                return round(host.ns)
 
-    assert found.control == pytest.approx(1, rel=0.1)
-    assert found.compared("same").ratio == pytest.approx(1, rel=0.1)
+        return Timed(run)
+
+    def compare(self, *, calls: int = 40, count: int = 12, **micros: float) -> Samples:
+        baseline, *others = (self.arm(name, cost) for name, cost in micros.items())
+        return asyncio.run(rounds(baseline, dict(zip(list(micros)[1:], others, strict=True)), calls=calls, count=count))
+
+
+def test_a_turn_is_a_block_that_warms_up_and_two_that_count() -> None:
+    host = Host()
+
+    found = host.compare(base=20, double=40, count=2)
+
+    turn = [[("base", 20)] * 3, [("double", 20)] * 3]
+    assert host.runs == (turn[1] + turn[0]) * 3
+    assert found.baseline == found.again == [20, 20]
+    assert found.others == {"double": [40, 40]}
+
+
+@pytest.mark.parametrize("names", ["ab", "abc", "abcdefg"])
+def test_each_arm_comes_behind_each_other_one_as_often_and_never_behind_itself(names: str) -> None:
+    host = Host()
+
+    host.compare(**dict.fromkeys(names, 1.0), count=len(names) - 1)
+
+    turns = [name for name, _ in host.runs[::3]][len(names) - 1 :]  # without those to warm up
+    assert turns[0] == turns[-1] == "a"
+    after = Counter(pairwise(turns))
+    assert set(after.values()) == {1}
+    assert len(after) == len(names) * (len(names) - 1)
+
+
+@pytest.mark.parametrize("names", ["base same", "base same more", "base same b c d e f"])
+def test_what_any_leaves_for_the_next_moves_no_ratio_and_the_control_shows_what_outlives_the_warming_up(
+    names: str,
+) -> None:
+    costs = dict.fromkeys(names.split(), 20.0)
+
+    short, long = (Host(lasting, lambda *_: 10.0).compare(**costs) for lasting in (20, 30))
+
+    assert (short.control, short.compared("same").ratio) == (1, 1)
+    assert long.control == pytest.approx(1.25)
+    assert long.compared("same").ratio == pytest.approx(1)
+
+
+def test_what_ours_leaves_for_the_baseline_is_not_the_baselines_to_pay_unseen() -> None:
+    """As a timer does that the loop still waits for."""
+    host = Host(40, lambda before, name: 2.0 * (before == "ours"))
+
+    found = host.compare(base=20, ours=20).compared("ours")
+
+    assert found.is_void
+    assert found.control == pytest.approx(1.1)
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core cannot be parted")
