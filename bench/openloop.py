@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from bench.measure import Finding, compare, quantile
@@ -107,10 +108,15 @@ def medians(ms: Sequence[float], block: int = _BLOCK) -> list[float]:
     return [quantile(ms[at : at + block], 0.5) for at in range(0, len(ms) - block + 1, block)] or [quantile(ms, 0.5)]
 
 
-def compared(ours: Latencies, baseline: Latencies, again: Latencies | None = None) -> Finding:
-    """Return the finding on the median latency, with both tails among the facts; `again` is the A/A control."""
+def compared(ours: Latencies, baseline: Latencies, again: Latencies | None = None, *, processes: int = 1) -> Finding:
+    """Return the finding on the median latency, with both tails among the facts; `again` is the A/A control.
+
+    Of several processes each has made as many calls.
+    """
     pairs = list(zip(medians(ours.ms), medians(baseline.ms), strict=False))
-    found = compare([a for a, _ in pairs], [b for _, b in pairs], unit="ms p50")
+    ends = [len(pairs) * number // processes for number in range(processes + 1)]
+    parts = [end - begin for begin, end in pairwise(ends)] if processes > 1 else []
+    found = compare([a for a, _ in pairs], [b for _, b in pairs], unit="ms p50", parts=parts)
     found.facts = {key: value for key, value in ours.facts().items() if key != "p50_ms"}
     found.facts |= {f"baseline_{key}": value for key, value in baseline.facts().items() if key in ("failed", "p99_ms")}
     found.facts |= {"late_ms": quantile(ours.late_ms + baseline.late_ms, 0.5), "tool": TOOL}

@@ -72,16 +72,17 @@ This page is made from [benchmarks.json](benchmarks.json) by those commands; do 
 they were made on, ratios less so: compare ratios.
 
 **How it is measured.** CPU time per call, by the kernel's account of the process that is meant, in short blocks that
-alternate, mostly in three fresh processes. Each arm has three blocks on end, and then it is another's turn: the first
+alternate, mostly in six fresh processes. Each arm has three blocks on end, and then it is another's turn: the first
 only warms up, two count, one right behind it and one more. So all arms have the same neighbours. What is measured has a
-core to itself where it is one process. `n` says how many rounds there were, or how often the same thing was looked at.
-Each round gives a ratio; the median of them is the figure, and in brackets stands its 95 % bootstrap interval. A goal
-that lies within the interval is met, or not, within the noise. `A/A` is the same thing against itself: the baseline's
-block after the others' turns over the one before them. It shows what others leave behind, and a machine that is busy.
-Outside of 0.97 to 1.03 a row is void: it counts for nothing, and its goal not as met. A session whose own control is
-outside counts for nothing at all. Latencies come from an open loop with a fixed schedule (`bench/openloop.py`): they
-count from when a call was due, so waiting for a turn is part of them. The values of every round are kept under
-`bench/results/`.
+core to itself where it is one process. `n` says how many rounds there were, or how often the same thing was looked at,
+and in how many processes. Each round gives a ratio; the median of them is the figure, and in brackets stands its 95 %
+bootstrap interval, of processes that are drawn and of rounds drawn from each: two processes of one program differ by
+some per cent for all of their life. A goal that lies within the interval is met, or not, within the noise. `A/A` is the
+same thing against itself: the baseline's block after the others' turns over the one before them. It shows what others
+leave behind, and a machine that is busy. Outside of 0.97 to 1.03 a row is void: it counts for nothing, and its goal not
+as met. A session whose own control is outside counts for nothing at all. Latencies come from an open loop with a fixed
+schedule (`bench/openloop.py`): they count from when a call was due, so waiting for a turn is part of them. The values
+of every round are kept under `bench/results/`.
 """
 
 
@@ -162,7 +163,8 @@ def _line(row: Row) -> str:
     if row["ratio"] is not None:
         ratio = f"**{row['ratio']:.2f}** ({row['low']:.2f} to {row['high']:.2f})"
     control = f"{row['control']:.2f}" if row.get("control") else "–"
-    cells = (what, ours, against, ratio, _goal(row), verdict(row), control, f"{row.get('rounds') or '–'}")
+    n = f"{row.get('rounds') or '–'}" + (f" in {row['processes']}" if row.get("processes") else "")
+    cells = (what, ours, against, ratio, _goal(row), verdict(row), control, n)
     return f"| {' | '.join(cells)} |"
 
 

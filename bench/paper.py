@@ -28,7 +28,7 @@ class Session:
     busy: int = 0
     controls: list[float] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
-    samples: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    samples: dict[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     broken: bool = False
     judged: bool = True
     """Whether the controls mean anything: not in the tiny runs of the harness's own test."""
@@ -41,7 +41,7 @@ class Session:
     def add(self, spec: Spec, found: Finding) -> None:
         """Take over a finding."""
         self.rows.append(record(spec, found, session=self.name))
-        self.samples[spec.name] = found.samples
+        self.samples[spec.name] = found.samples | ({"parts": list(found.parts)} if found.parts else {})
 
     def skip(self, specs: Sequence[Spec], why: str, *, broken: bool = False) -> None:
         """Say why rows have no figures."""

@@ -141,6 +141,7 @@ def record(spec: Spec, found: Finding | None, *, session: str, skipped: str = ""
         row |= {"control": _short(found.control)} if found.control is not None else {}
         row |= {"spread": [_short(value) for value in found.spread]} if found.spread else {}
         row |= {"rounds": min(map(len, found.samples.values()))} if found.samples else {}
+        row |= {"processes": len(found.parts)} if found.parts else {}
         row |= {"notes": found.notes} if found.notes else {}
         row |= {"void": True} if found.is_void else {}
         row |= {"limit": spec.limit} if spec.limit and row["met"] is False else {}

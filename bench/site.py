@@ -163,19 +163,20 @@ class Site:
         *,
         calls: int,
         rounds: int = 0,
-        processes: int = 3,
+        processes: int = 6,
         apart: bool = False,
     ) -> Samples:
         """Run the rounds in fresh child processes and return all their samples.
 
         `arms` names "module:function", an async context manager that takes the job and yields the baseline arm and a
         dict of the others. Several processes, because where things lie in memory differs from one to the next and
-        costs or saves some per cent for all of its life. Many `rounds` of short blocks say more than few of long ones,
-        where a block is cheap to begin. `apart`: what is measured has a core to itself (`bench.cores`).
+        costs or saves some per cent for all of its life: six are what an interval needs (`bench.measure.interval`), and
+        half of them will do where nothing but the ratio is asked. Many `rounds` of short blocks say more than few of
+        long ones, where a block is cheap to begin. `apart`: what is measured has a core to itself (`bench.cores`).
         """
         samples = Samples()
-        processes = processes if self.scale == 1.0 else 1
-        asked = max(self.rounds, rounds // 2 if self.quick else rounds) if self.scale == 1.0 else self.rounds
+        processes = -(-processes // (2 if self.quick else 1)) if self.scale == 1.0 else 1
+        asked = rounds // (2 if self.quick else 1) if rounds and self.scale == 1.0 else self.rounds
         each = -(-asked // processes)
         for number in range(processes):
             order = {"arms": arms, "job": dict(job), "calls": self.calls(calls), "rounds": each}

@@ -54,7 +54,8 @@ def alone(site: Site) -> Finding:
     job = {"addresses": [address], "rate": _ALONE, "seconds": 3 * min(1.0, site.scale)}
     found = {name: Latencies() for name in ("raw", "mesh", "again")}
     # Many processes: where things lie in memory costs or saves one some per cent for all of its life.
-    for number in range((6 if site.quick else 12) if site.scale == 1.0 else 1):
+    processes = (6 if site.quick else 12) if site.scale == 1.0 else 1
+    for number in range(processes):
         begin, children = time.perf_counter() + _LEAD, {}
         # All call in the same seconds, by turns; who comes after whom changes.
         for place, name in enumerate(list(found)[:: 1 if number % 2 else -1]):
@@ -64,7 +65,7 @@ def alone(site: Site) -> Finding:
         for name, child in children.items():
             found[name].extend(Latencies.of_json(json.loads(child.line())))
             site.stop(child)
-    finding = openloop.compared(found["mesh"], found["raw"], found["again"])
+    finding = openloop.compared(found["mesh"], found["raw"], found["again"], processes=processes)
     finding.notes = (
         "each alone in its own process; beside two raw stubs in one process, which keep gRPC's code warm in the caches "
         "for each other, the same was 1.04 to 1.08 (six runs, 2026-11-22)"
@@ -108,7 +109,7 @@ def against_assembled(site: Site) -> Finding:
     """The same features, put together by hand."""
     samples = _samples(site, "against_assembled", servers=3)
     found = samples.compared("mesh")
-    by_hand = compare(samples.others["mesh"], samples.others["by hand"], unit=samples.unit)
+    by_hand = compare(samples.others["mesh"], samples.others["by hand"], unit=samples.unit, parts=samples.parts)
     found.facts["ratio_without_tenacity"] = by_hand.ratio
     found.notes = (
         f"tenacity stands in the way of every call, as its users have it: beside the same without it on calls that "

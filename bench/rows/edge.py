@@ -58,13 +58,7 @@ def create(site: Site) -> Mapping[str, Finding]:
 )
 def fed(site: Site) -> Finding:
     """What it costs that routes, clusters and filters arrive."""
-    samples = Samples()
-    # Two Envoys of one configuration differ by some per cent for as long as they live: many pairs, of few calls each.
-    for _ in range(6 if site.scale == 1.0 else 1):
-        with edges(site, {"fixed": ()}) as job:
-            samples.extend(site.compare(f"{_ARMS}fed", job, calls=600, processes=1, apart=True))
-        site.sweep()
-    return samples.compared("fed")
+    return _compared(site, "fed", {"fixed": ()}, calls=600, rounds=24).compared("fed")
 
 
 @measures(Spec("edge.parts", "GET as JSON through all of envoy/front.yaml: CPU per request", _BARE))
@@ -108,15 +102,26 @@ def latency(site: Site) -> Finding:
 
 
 def _json(site: Site, arms: str, rate: str, transcoder: str) -> dict[str, Finding]:
-    with edges(site) as job:
-        samples = site.compare(_ARMS + arms, job, calls=300, rounds=120, apart=True)
+    samples = _compared(site, arms, calls=300, rounds=20)
     return {rate: _per_core(samples), transcoder: samples.compared("json")}
+
+
+def _compared(
+    site: Site, arms: str, files: Mapping[str, Collection[str]] | None = None, *, calls: int, rounds: int
+) -> Samples:
+    """Compare fresh processes, several times: two Envoys of one configuration differ by some per cent for life."""
+    samples = Samples()
+    for _ in range(6 if site.scale == 1.0 else 1):
+        with edges(site, files) as job:
+            samples.extend(site.compare(_ARMS + arms, job, calls=calls, rounds=rounds, processes=1, apart=True))
+        site.sweep()
+    return samples
 
 
 def _per_core(samples: Samples) -> Finding:
     """Turn CPU per request into requests per second of a core, ours over the gateway's."""
     ours, theirs = ([1e6 / us for us in samples.others[name]] for name in ("json", "gateway"))
-    found = compare(ours, theirs, unit="requests/core s")
+    found = compare(ours, theirs, unit="requests/core s", parts=samples.parts)
     found.control = samples.compared("json").control
     return found
 

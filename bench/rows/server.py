@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.measure import Finding
+from bench.measure import Finding, Samples
 from bench.row import Spec, measures
 from bench.site import Process, Site
 
@@ -21,8 +21,9 @@ _LIMIT = (
     "step again and again. Two plain servers differ by up to a twentieth for as long as they live: in one process, in "
     "turns, ours costs 1.04 (1.02 to 1.07) of a plain one."
 )
-# A full run's, a quick one's.
-_PAIRS = (6, 3)
+_PAIRS = 12
+_ROUNDS = 12
+"""Of a pair: few, because a round more tells of this pair only."""
 
 
 @measures(
@@ -45,13 +46,10 @@ def driven(site: Site, baseline: str, ours: str, *args: str) -> Finding:
 
     Of two plain servers one costs between 0.95 and 1.05 of the other, as long as both live: so it is pairs that count.
     """
-    whole = None
-    for _ in range(_PAIRS[site.quick] if site.scale == 1.0 else 1):
+    whole = Samples()
+    for _ in range(_PAIRS // (2 if site.quick else 1) if site.scale == 1.0 else 1):
         servers = [server("baseline", site.serve(baseline)), server("ours", site.serve(ours, *args))]
-        part = site.compare("bench.arms.driven:get_user", {"servers": servers}, calls=400, rounds=20, processes=1)
+        job = {"servers": servers}
+        whole.extend(site.compare("bench.arms.driven:get_user", job, calls=400, rounds=_ROUNDS, processes=1))
         site.sweep()
-        whole = part if whole is None else whole
-        if whole is not part:
-            whole.extend(part)
-    assert whole is not None
     return whole.compared("ours")

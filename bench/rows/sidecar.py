@@ -53,7 +53,7 @@ def cpu(site: Site) -> Mapping[str, Finding]:
     job = _job(site)
     samples = site.compare(f"{_ARMS}spent", job, calls=200, rounds=_ROUNDS)
     ours = [(a + b) / 2 for a, b in zip(samples.baseline, samples.again, strict=True)]
-    found = compare(ours, samples.others["envoy"], unit="µs CPU")
+    found = compare(ours, samples.others["envoy"], unit="µs CPU", parts=samples.parts)
     proxyless = samples.compared("proxyless")
     found.control = proxyless.control
     shares = site.child({"call": f"{_ARMS}shares", "job": {**job, "calls": site.calls(400)}}, name="shares")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import statistics
 import subprocess
@@ -40,6 +41,45 @@ def test_the_interval_holds_the_median_and_is_the_same_every_time() -> None:
 
     assert low <= statistics.median(values) <= high
     assert (low, high) == interval(values)
+
+
+def test_rounds_of_one_process_are_not_taken_for_processes() -> None:
+    rounds_of = [[value] * 15 for value in (1.0, 1.02, 1.04, 1.06, 1.08, 1.1)]
+    values = [value for process in rounds_of for value in process]
+
+    low, high = interval(values)
+    wider = interval(values, [15] * 6)
+
+    assert 1.04 <= low <= high <= 1.06
+    assert wider[0] < 1.03
+    assert wider[1] > 1.07
+    assert interval(values, [90]) == (low, high)
+
+
+def test_samples_keep_which_rounds_were_of_one_process_wherever_they_go() -> None:
+    whole = Samples()
+    for ours in (1.0, 1.1, 1.2):
+        whole.extend(Samples.of_json(json.loads(json.dumps(samples(ours, 1.0).to_json()))))
+    again = Samples.of_json(whole.to_json())
+    again.extend(samples(1.3, 1.0))
+
+    assert samples(1.0, 1.0).parts == []
+    assert whole.parts == whole.rates("calls/s").parts == [20, 20, 20]
+    assert again.parts == [20, 20, 20, 20]
+    found = whole.compared("ours")
+    assert (found.low, found.high) == (1.0, 1.2)
+    session = paper.Session("now", {}, {})
+    session.add(Spec("x.y", "ours", "theirs"), found)
+    assert session.to_json()["samples"]["x.y"]["parts"] == [20, 20, 20]
+    assert session.rows[0]["processes"] == 3
+    assert "| 60 in 3 |" in page.page(session.rows, [])
+
+
+def test_calls_of_several_processes_are_told_apart() -> None:
+    mesh, raw = (openloop.Latencies([ms] * 600, late_ms=[0.1]) for ms in (2.0, 1.0))
+
+    assert openloop.compared(mesh, raw).parts == []
+    assert openloop.compared(mesh, raw, processes=4).parts == [1, 2, 1, 2]
 
 
 def test_a_control_beyond_its_bounds_makes_a_row_void_and_met_unknown() -> None:
