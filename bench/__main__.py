@@ -104,8 +104,8 @@ def _run(chosen: Sequence[Measurement], given: argparse.Namespace) -> int:
             return _VOID if _tell_void(session) else guard.check(site, chosen, session, _measure)
     void = _tell_void(session)
     print(paper.table(session.rows))
-    if not given.dry:
-        paper.write(session, given.out)
+    for told in [] if given.dry else paper.write(session, given.out):
+        print(f"NOT TAKEN {told}")
     return _VOID if void else 1 if session.broken else 0
 
 

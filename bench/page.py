@@ -143,7 +143,7 @@ def _part(name: str, rows: Sequence[Row]) -> str:
     notes = []
     for row in rows:
         # What a void row would tell of its parts is as void as the whole.
-        told = [] if row.get("void") else [*filter(None, [row.get("notes")]), *_third(row)]
+        told = [] if row.get("void") else [*filter(None, [row.get("notes"), not_taken(row)]), *_third(row)]
         notes += [f"- `{row['row']}`: {'; '.join(told)}."] if told else []
     notes += [""] if notes and pictures(rows) else []
     notes += [f"![{title}: cost against fleet size]({picture})" for picture in pictures(rows)]
@@ -180,6 +180,16 @@ def _third(row: Row) -> list[str]:
     """Return the figures of what else ran in turns with both."""
     facts = _facts(row, "proxyless_")
     return [f"`xds:///` fed by our control plane: {', '.join(facts)}"] if facts else []
+
+
+def not_taken(row: Row) -> str:
+    """Return in words what a later session found that does not count, and does not replace this; empty if none did."""
+    later = row.get("not_taken")
+    return (
+        f"as session {row['session']} found it; that of {later['session']} is not taken ({later['why']})"
+        if later
+        else ""
+    )
 
 
 def _goal(row: Row) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from bench import ROOT
 from bench.curves import pictures
 from bench.measure import CONTROL, Finding
-from bench.page import amount, page, verdict
+from bench.page import amount, not_taken, page, verdict
 from bench.row import ORDER, Spec, flat, nested, record
 
 DOCS, RESULTS = ROOT / "docs", ROOT / "bench" / "results"
@@ -68,23 +68,38 @@ def read(folder: Path | None = None) -> list[Row]:
     return list(map(flat, json.loads(path.read_text()))) if path.exists() else []
 
 
-def write(session: Session, out: Path | None = None) -> None:
-    """Write the samples; and, unless the run is void, replace the rows it measured and make the page again."""
+def write(session: Session, out: Path | None = None) -> list[str]:
+    """Write the samples; and, unless the run is void, replace the rows it measured and make the page again.
+
+    Return in words which of its rows were not taken.
+    """
     results = out or RESULTS
     results.mkdir(parents=True, exist_ok=True)
     (results / f"{session.name}.json").write_text(_compact(session.to_json()))
     if session.is_void:
-        return
+        return []
     rows = merged(read(out), session.rows)
     text = "[\n" + ",\n".join(f"  {json.dumps(nested(row), ensure_ascii=False)}" for row in rows) + "\n]\n"
     ((out or DOCS) / "benchmarks.json").write_text(text)
     write_page(out)
+    new = {row["row"] for row in session.rows}
+    return [f"{row['row']}: {not_taken(row)}" for row in rows if row["row"] in new and row.get("not_taken")]
 
 
 def merged(before: Sequence[Row], measured: Sequence[Row]) -> list[Row]:
-    """Return the rows of the last run, and of those before it what it did not measure."""
-    new = {row["row"]: row for row in measured}
-    return sorted([*(row for row in before if row["row"] not in new), *new.values()], key=_place)
+    """Return the rows of the last run, and of those before it what it did not measure, or not in a way that counts."""
+    rows = {row["row"]: row for row in before}
+    for row in measured:
+        known = rows.get(row["row"])
+        if known is not None and _counts(known) and not _counts(row):
+            rows[row["row"]] = known | {"not_taken": {"session": row["session"], "why": row.get("skipped", "void")}}
+        else:
+            rows[row["row"]] = row
+    return sorted(rows.values(), key=_place)
+
+
+def _counts(row: Row) -> bool:
+    return row["ours"] is not None and not row.get("void")
 
 
 def write_page(out: Path | None = None) -> None:

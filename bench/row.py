@@ -47,7 +47,9 @@ class Spec:
     quick: bool = False
     """Whether `--quick` measures it too."""
     noise: float = 0.05
-    """What a rerun of the very same code may differ by, as a share of the ratio."""
+    """What a quick run of the very same code may be worse by, as a share of the ratio: not less than what its processes
+    differ by makes of it, in drawn runs of what bench/results/ has of them.
+    """
     limit: str = ""
     """What stands in the way, with its evidence; told where the goal is not met."""
 

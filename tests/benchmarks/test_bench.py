@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from bench import curves, paper, row
+from bench.measure import Finding
 from bench.site import Site
 
 ROOT = Path(__file__).parents[2]
@@ -76,12 +77,37 @@ def test_rows_measured_again_replace_their_own_lines_and_leave_the_others(tmp_pa
     before = [{**dict.fromkeys(KEYS), "row": name, "detail": {"session": "before"}} for name in names]
     (tmp_path / "benchmarks.json").write_text(json.dumps(before))
     session = paper.Session("now", {"cores": 2, "memory_gb": 4, "system": "Linux"}, {"python": "3"}, controls=[1.0])
-    session.skip([row.Spec("startup.size", "ours")], "a test")
+    session.add(row.Spec("startup.size", "ours"), Finding(1.0))
 
     rows = paper.read(tmp_path)
     kept = paper.merged(rows, session.rows)
 
     assert [(r["row"], r["session"]) for r in kept] == [("edge.get", "before"), ("startup.size", "now")]
+
+
+@pytest.mark.parametrize(("control", "why"), [(1.08, "void"), (None, "it broke")])
+def test_a_row_that_does_not_count_never_replaces_one_that_does_and_the_page_says_so(
+    control: float | None, why: str, tmp_path: Path
+) -> None:
+    spec, machine = row.Spec("edge.get", "ours", "theirs"), {"cores": 2, "memory_gb": 4, "system": "Linux"}
+    first, bad, good = (paper.Session(name, machine, {}, controls=[1.0]) for name in ("first", "bad", "good"))
+    first.add(spec, Finding(1.0, 1.0, 1.0, 0.9, 1.1))
+    good.add(spec, Finding(1.3, 1.0, 1.3, 1.2, 1.4))
+    if control is None:
+        bad.skip([spec], why, broken=True)
+    else:
+        bad.add(spec, Finding(1.2, 1.0, 1.2, 1.1, 1.3, control=control))
+    told = f"as session first found it; that of bad is not taken ({why})"
+
+    assert paper.write(first, tmp_path) == []
+    assert paper.write(bad, tmp_path) == [f"edge.get: {told}"]
+    assert [(r["ratio"], r["session"]) for r in paper.read(tmp_path)] == [(1.0, "first")]
+    assert f"- `edge.get`: {told}." in (tmp_path / "benchmarks.md").read_text()
+
+    assert paper.write(good, tmp_path) == []
+    assert [(r["ratio"], r["session"]) for r in paper.read(tmp_path)] == [(1.3, "good")]
+    assert "not taken" not in (tmp_path / "benchmarks.md").read_text()
+    assert paper.merged([], bad.rows) == bad.rows  # better than nothing: the page says why
 
 
 def test_a_void_run_says_so_and_replaces_nothing(tmp_path: Path) -> None:

@@ -277,6 +277,27 @@ def test_a_guard_tells_a_loss_beyond_the_noise_of_its_row_and_nothing_else() -> 
     assert guard.loss(most, {"row": "x.y", "ratio": 0.5}, committed)
 
 
+def test_a_goal_that_was_met_and_is_missed_by_all_of_the_interval_is_a_loss_within_the_noise_too() -> None:
+    spec = Spec("x.y", "ours", goal=1.05, noise=0.11)
+    met, missed = ({"x.y": found(ratio, 0.9, 1.2, goal=1.05)} for ratio in (1.03, 1.06))
+    clear, near = found(1.08, 1.06, 1.10, goal=1.05), found(1.08, 1.04, 1.12, goal=1.05)
+
+    assert guard.loss(spec, clear, met) == "x.y: 1.080, committed 1.030, 1.060 to 1.100: its goal of 1.05 was met"
+    assert guard.loss(spec, near, met) == ""
+    assert guard.loss(spec, clear, missed) == ""
+
+
+def test_a_row_that_was_not_measured_is_not_passed_in_silence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec, session = Spec("x.y", "ours"), paper.Session("now", {}, {})
+    monkeypatch.setattr(paper, "read", lambda: [{"row": "x.y", "ratio": 1.00}])
+    session.skip([spec], "no Go here")
+    with Site(tell=lambda _: None) as site:
+        assert guard.check(site, [Measurement((spec,), lambda _: {})], session, lambda *_: None) == 3
+    assert "Not judged, because it was not measured: x.y." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("first", "second", "code", "told"),
     [
