@@ -128,3 +128,29 @@ def test_streams_are_counted_apart_because_they_may_be_silent() -> None:
                 assert [slot.connection.in_flight for slot in slots] == [0, 0]
 
     run(story())
+
+
+def test_calls_that_succeed_set_no_timer() -> None:
+    # A loop that waits for a time does more in each turn: a stream would pay for it with every message.
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        timers: list[Any] = []
+
+        def call_at(when: float, callback: Any, *args: Any, context: Any = None) -> Any:
+            timers.append(callback)
+            return type(loop).call_at(loop, when, callback, *args, context=context)
+
+        async with fleet(2) as hosts:
+            addresses = [host.address for host in hosts]
+            async with mesh.connect(SERVICE, endpoints=addresses, policies=IDEMPOTENT) as channel:
+                await until(lambda: len(channel._pool.roster.pickable) == 2)
+                looks = channel._pool.due
+                loop.call_at = call_at  # type: ignore[method-assign]
+                for _ in range(20):
+                    assert await channel.unary_unary(UU)(b"x") == b"x"
+                    assert len([m async for m in channel.unary_stream(US)(b"x")]) == 3
+                del loop.call_at
+                assert timers == []
+                assert channel._pool.due > looks
+
+    run(story())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.telemetry import meters
+from mesh.telemetry.tally import tally_of
 
 LABELS = ("a",)
 
@@ -32,8 +32,8 @@ class Page:
     def __init__(self) -> None:
         self.registry = prometheus_client.CollectorRegistry()
         kinds = ("Counter", "Gauge", "Histogram")
-        library: Any = {kind: partial(getattr(prometheus_client, kind), registry=self.registry) for kind in kinds}
-        self.library = SimpleNamespace(**library)
+        library: Any = {kind: getattr(prometheus_client, kind) for kind in kinds}
+        self.library = SimpleNamespace(REGISTRY=self.registry, **library)
 
     def __call__(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(name, labels)
@@ -50,6 +50,23 @@ def test_a_counter_is_handed_over_with_what_it_had_and_goes_on() -> None:
     series.inc(4)
     counter.labels("x").inc()
     assert page("m_total", a="x") == 8
+
+
+def test_what_is_counted_elsewhere_for_a_while_is_there_when_the_page_is_read() -> None:
+    page = Page()
+    counter, times = meters.Counter("m", "M.", LABELS), meters.Histogram("s", "S.", LABELS, buckets=(1.0, 2.0))
+    add = tally_of(times.labels("x"), counter.labels("x"))
+    add(0.5)
+    for meter in (counter, times):
+        meter.become(page.library)
+    add(1.5)
+    assert (page("m_total", a="x"), page("s_count", a="x"), page("s_bucket", a="x", le="1.0")) == (2, 2, 1)
+    add(1.5)
+    assert b's_bucket{a="x",le="2.0"} 3.0' in prometheus_client.generate_latest(page.registry)
+    add(1.5)
+    # What `?name[]=` of the page asks for.
+    only: Any = page.registry.restricted_registry(["m_total"])
+    assert b'm_total{a="x"} 4.0' in prometheus_client.generate_latest(only)
 
 
 def test_what_threads_count_while_it_is_handed_over_is_not_lost() -> None:
@@ -95,7 +112,7 @@ def test_a_histogram_that_was_handed_over_is_as_one_that_always_was_the_librarys
     page, known = Page(), Page()
     ours = meters.Histogram("m", "M.", LABELS, buckets=(1.0, 2.0))
     series = ours.labels("x")
-    its = known.library.Histogram("m", "M.", LABELS, buckets=(1.0, 2.0)).labels("x")
+    its = known.library.Histogram("m", "M.", LABELS, buckets=(1.0, 2.0), registry=known.registry).labels("x")
     for seconds in early:
         series.observe(seconds)
         its.observe(seconds)

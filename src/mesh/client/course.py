@@ -45,6 +45,9 @@ class Course:
         method = self._method
         if code is _OK:
             method.succeeded(now - self._started)
+            pool = method.pool
+            if now >= pool.due:
+                pool.take_stock(now)
         else:
             method.calls(code.name).inc()
             method.seconds.observe(now - self._started)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("mesh.client")
 
-# Every method's tally asks for a look; one per moment is enough.
+# However often it is asked for a look.
 _PAUSE = 0.04
 
 

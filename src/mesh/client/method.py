@@ -10,7 +10,7 @@ from mesh.client.pool import MAX_TIMEOUT, Pool
 from mesh.client.roster import Slot
 from mesh.policy import MethodPolicy
 from mesh.telemetry import metrics
-from mesh.telemetry.tally import Tally
+from mesh.telemetry.tally import tally_of
 
 if TYPE_CHECKING:
     from prometheus_client import Counter
@@ -28,8 +28,6 @@ class Method:
         "__weakref__",
         "answers_once",
         "attempt_timeout",
-        "attempts_ok",
-        "calls_ok",
         "is_hedged",
         "kind",
         "monotonic",
@@ -74,12 +72,9 @@ class Method:
         self.response_deserializer = response_deserializer
         self.registered = registered
         # Children are looked up once: labels() costs more than all the rest of a measurement.
-        self.calls_ok = metrics.CLIENT_CALLS.labels(self.service, self.name, "OK")
-        self.attempts_ok = metrics.CLIENT_ATTEMPTS.labels(self.service, self.name, "OK")
         self.seconds = metrics.CLIENT_CALL_SECONDS.labels(self.service, self.name)
-        tally = Tally((self.calls_ok, self.attempts_ok), self.seconds, pool.later, pool.lookout.look)
-        self.succeeded = tally.add
-        pool.tallies.add(tally)
+        self.succeeded = tally_of(self.seconds, self.calls("OK"), self.attempts("OK"))
+        """Count a call that succeeded after so many seconds. To be followed by `Pool.take_stock`, if that is due."""
 
     def go_by(self, policy: MethodPolicy) -> None:
         """Treat calls that begin from now on by this policy."""

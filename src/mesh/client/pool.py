@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import weakref
 from collections.abc import Callable, Collection, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ from mesh.resilience.budget import Budget
 from mesh.resilience.outcome import FORCED_OPEN
 from mesh.settings import TLSFiles
 from mesh.telemetry import metrics
-from mesh.telemetry.tally import Tally
+from mesh.telemetry.tally import EVERY, flush
 
 if TYPE_CHECKING:
     import grpc
@@ -72,7 +71,8 @@ class Pool:
         """Picks instead of the roster, where the policy asks for more than turns."""
         self.loop: asyncio.AbstractEventLoop | None = None
         self.closed = False
-        self.tallies: weakref.WeakSet[Tally] = weakref.WeakSet()
+        self.due = clock.monotonic()
+        """When a call that succeeds is to have stock taken."""
         self._source = source
         self._policies = policies
         self._balanced_by = BalancerPolicy()
@@ -118,8 +118,12 @@ class Pool:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def later(self, seconds: float, work: Callable[[], object]) -> None:
-        """Have something done on the loop after so many seconds. On the loop, or in any thread."""
+    def take_stock(self, now: float) -> None:
+        """Hand calls to the metrics, and look for instances that hang: a few times a second, by calls that succeed, on
+        the loop or in any thread.
+        """
+        self.due = now + EVERY
+        flush(now)
         loop = self.loop
         assert loop is not None
         try:
@@ -127,9 +131,9 @@ class Pool:
         except RuntimeError:
             is_here = False
         if is_here:
-            loop.call_later(seconds, work)
+            self.lookout.look()
         else:
-            loop.call_soon_threadsafe(loop.call_later, seconds, work)
+            loop.call_soon_threadsafe(self.lookout.look)
 
     @property
     def is_hopeless(self) -> bool:
@@ -182,8 +186,6 @@ class Pool:
         await asyncio.gather(*ends, *tasks, return_exceptions=True)
         for slot in slots:
             slot.connected = False
-        for tally in self.tallies:
-            tally.flush()
         self._count()
 
     async def _finish(self, grace: float) -> None:

@@ -93,6 +93,8 @@ def _make_plain(
                 twins.settle(left)
             picked[1].record(_SUCCESS, now, 0.5, now - started, method.timed)
             method.succeeded(now - started)
+            if now >= pool.due:
+                pool.take_stock(now)
     except BaseException as e:
         if twin is None:
             raise

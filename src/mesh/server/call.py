@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from contextvars import Context
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -40,7 +38,7 @@ from mesh.server.errors import (
 from mesh.server.inhand import CallsInHand
 from mesh.server.load import LoadMeter
 from mesh.telemetry import metrics, tracing
-from mesh.telemetry.tally import Tally
+from mesh.telemetry.tally import EVERY, flush, tally_of
 from mesh.telemetry.tracing import enabled as is_traced
 
 _log = logging.getLogger("mesh.server")
@@ -97,6 +95,7 @@ class ServedMethod:
         "_counters",
         "_seconds",
         "admission",
+        "due",
         "in_hand",
         "longest",
         "meter",
@@ -106,7 +105,6 @@ class ServedMethod:
         "service",
         "streams_for",
         "succeeded",
-        "tally",
         "timeout",
     )
 
@@ -132,10 +130,11 @@ class ServedMethod:
         self.admission = admission
         self.pace = Pace()
         self._seconds = metrics.SERVER_CALL_SECONDS.labels(service, name)
-        self.tally = Tally((metrics.SERVER_CALLS.labels(service, name, "OK"),), self._seconds, _later)
         self._counters: dict[str, Any] = {}
-        self.succeeded = self.tally.add
+        self.succeeded = tally_of(self._seconds, metrics.SERVER_CALLS.labels(service, name, "OK"))
         """Count an answer that took so many seconds."""
+        self.due = clock.monotonic()
+        """When an answer is to have all of them handed to the metrics."""
         self.meter: LoadMeter | None = None
         """Set where the contract asks for load reports."""
         _hands.add(in_hand)
@@ -156,11 +155,6 @@ _hands: WeakSet[CallsInHand] = WeakSet()
 
 def _running(service: str) -> float:
     return sum(hand.count(service) for hand in tuple(_hands))
-
-
-def _later(seconds: float, do: Callable[[], object]) -> None:
-    # In nobody's context: it would keep the call in whose time it is set.
-    asyncio.get_running_loop().call_later(seconds, do, context=Context())
 
 
 class ServedCall:
@@ -286,6 +280,9 @@ class ServedCall:
         now = monotonic()
         seconds = now - self._started
         succeeded(seconds)
+        if now >= method.due:
+            method.due = now + EVERY
+            flush(now)
         if self.is_in:
             method.admission.leave(method.pace, seconds, now)  # type: ignore[union-attr]  # it came in by that door
         if method.meter is not None or self._scope is not None:

@@ -46,7 +46,6 @@ class Router(grpc.GenericRpcHandler):
         self._clock = clock
         self._admission = admission
         self._methods: dict[str, Any] = {}
-        self._served: list[ServedMethod] = []
         # One label for every name that nobody serves: a scanner must not be able to fill the metrics.
         unknown = ServedMethod("unknown", "unknown", DEFAULT_POLICY.timeout, clock, self.in_hand, streams=False)
         self._unknown = _unimplemented(unknown)
@@ -63,11 +62,9 @@ class Router(grpc.GenericRpcHandler):
         return self._methods.get(handler_call_details.method, self._unknown)
 
     def close(self) -> None:
-        """Hand over what was counted, and stop the timers: no call is answered any more."""
+        """Stop the timers: no call is answered any more."""
         self.in_hand.close()
         self.plumbing.close()
-        for method in self._served:
-            method.tally.flush()
 
     def _add_service(self, service: str, handlers: _Handlers, servicer: object) -> None:
         check_service_name(service)
@@ -83,7 +80,6 @@ class Router(grpc.GenericRpcHandler):
             streams = bool(handler.response_streaming)
             door = None if plumbing or not handler.unary_unary else self._admission
             method = ServedMethod(service, name, timeout, self._clock, in_hand, streams=streams, admission=door)
-            self._served.append(method)
             self._methods[path] = _wrap(handler, method, servicer)
             if path in policies and policies[path].balancer.load_reports:
                 method.meter = self._meter

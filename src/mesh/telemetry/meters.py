@@ -3,7 +3,8 @@
 prometheus_client brings http.server, urllib and wsgiref, which cost a process more time before its first call than the
 rest of the mesh. But nobody can read a sample before somebody in the process has imported that library, for a page of
 ours (`pages`) or for one of the program's own. Until then samples are plain numbers here. That import itself, whoever
-it is from, makes the metrics and hands the numbers over, so it finds all that was counted.
+it is from, makes the metrics and hands the numbers over, so it finds all that was counted. To the library's registry
+each metric is a collector of its own: it has calls handed over that are counted elsewhere for a while (`tally`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from importlib.machinery import ModuleSpec
 from math import inf
 from types import ModuleType
 from typing import Any
+
+from mesh.telemetry.tally import flush
 
 _LIBRARY = "prometheus_client"
 # Between those who count, in any thread, and the import. One for all: it is held for the time of an addition.
@@ -127,10 +130,20 @@ class Meter:
     def become(self, library: Any) -> None:
         """Hand over to the library's metric."""
         with _HELD:
-            real = getattr(library, type(self).__name__)(*self._made_of, **self._options)
+            real = getattr(library, type(self).__name__)(*self._made_of, **self._options, registry=None)
             for values, series in self._series.items():
                 series.become(real.labels(*values) if values else real)
             self._real = real
+            library.REGISTRY.register(self)
+
+    def describe(self) -> Any:
+        """Return what it is called, as the library's registry asks for it."""
+        return self._real.describe()
+
+    def collect(self) -> Any:
+        """Return its samples, as the library's registry asks for them."""
+        flush()
+        return self._real.collect()
 
     def _new_series(self) -> Any:
         return Series()
