@@ -69,20 +69,22 @@ $ python -m bench --compare A B  # two runs kept under bench/results/, row by ro
 ```
 
 This page is made from [benchmarks.json](benchmarks.json) by those commands; do not edit it. Figures are of the machine
-they were made on, ratios less so: compare ratios.
+they were made on, ratios less so: compare ratios. There every row has the same keys, and under `detail` what is its
+own: what it is about, unit, session, rounds, `A/A`, `spread` (interquartile ranges of ours and of the baseline), notes,
+and facts that were measured on the way, such as tails, memory or the shares of a cost.
 
 **How it is measured.** CPU time per call, by the kernel's account of the process that is meant, in short blocks that
 alternate, mostly in six fresh processes. Each arm has three blocks on end, and then it is another's turn: the first
 only warms up, two count, one right behind it and one more. So all arms have the same neighbours. What is measured has a
 core to itself where it is one process. `n` says how many rounds there were, or how often the same thing was looked at,
-and in how many processes. Each round gives a ratio; the median of them is the figure, and in brackets stands its 95 %
-bootstrap interval, of processes that are drawn and of rounds drawn from each: two processes of one program differ by
-some per cent for all of their life. A goal that lies within the interval is met, or not, within the noise. `A/A` is the
-same thing against itself: the baseline's block after the others' turns over the one before them. It shows what others
-leave behind, and a machine that is busy. Outside of 0.97 to 1.03 a row is void: it counts for nothing, and its goal not
-as met. A session whose own control is outside counts for nothing at all. Latencies come from an open loop with a fixed
-schedule (`bench/openloop.py`): they count from when a call was due, so waiting for a turn is part of them. The values
-of every round are kept under `bench/results/`.
+and in how many processes; `IQR` is how far the middle half of them lie apart. Each round gives a ratio; the median of
+them is the figure, and in brackets stands its 95 % bootstrap interval, of processes that are drawn and of rounds drawn
+from each: two processes of one program differ by some per cent for all of their life. A goal that lies within the
+interval is met, or not, within the noise. `A/A` is the same thing against itself: the baseline's block after the
+others' turns over the one before them. It shows what others leave behind, and a machine that is busy. Outside of 0.97
+to 1.03 a row is void: it counts for nothing, and its goal not as met. A session whose own control is outside counts for
+nothing at all. Latencies come from an open loop with a fixed schedule (`bench/openloop.py`): they count from when a
+call was due, so waiting for a turn is part of them. The values of every round are kept under `bench/results/`.
 """
 
 
@@ -155,10 +157,11 @@ def _line(row: Row) -> str:
     against = row["against"] or "–"
     if row.get("skipped"):
         return f"| {what} | skipped: {row['skipped']} | {against} | – | {_goal(row)} | – | – | – |"
-    unit = row["unit"]
-    ours = f"{amount(row['ours'])} {unit}" + "".join(f"<br>{fact}" for fact in _facts(row))
+    ranges = row.get("spread") or (None, None)
+    ours = "<br>".join([_measured(row["ours"], row["unit"], ranges[0]), *_facts(row)])
     if row["baseline"] is not None:
-        against += f": {amount(row['baseline'])} {unit}" + "".join(f"<br>{f}" for f in _facts(row, "baseline_"))
+        baseline = _measured(row["baseline"], row["unit"], ranges[1])
+        against = "<br>".join([f"{against}: {baseline}", *_facts(row, "baseline_")])
     ratio = "–"
     if row["ratio"] is not None:
         ratio = f"**{row['ratio']:.2f}** ({row['low']:.2f} to {row['high']:.2f})"
@@ -166,6 +169,10 @@ def _line(row: Row) -> str:
     n = f"{row.get('rounds') or '–'}" + (f" in {row['processes']}" if row.get("processes") else "")
     cells = (what, ours, against, ratio, _goal(row), verdict(row), control, n)
     return f"| {' | '.join(cells)} |"
+
+
+def _measured(value: float, unit: str, spread: float | None) -> str:
+    return f"{amount(value)} {unit}" + (f" (IQR {amount(spread)})" if spread is not None else "")
 
 
 _SHOWN = {"p50_ms": "p50 {} ms", "p99_ms": "p99 {} ms", "calls_per_s": "{} calls/s", "memory_mb": "{} MB"}
@@ -184,12 +191,9 @@ def _third(row: Row) -> list[str]:
 
 def not_taken(row: Row) -> str:
     """Return in words what a later session found that does not count, and does not replace this; empty if none did."""
-    later = row.get("not_taken")
-    return (
-        f"as session {row['session']} found it; that of {later['session']} is not taken ({later['why']})"
-        if later
-        else ""
-    )
+    if not (later := row.get("not_taken")):
+        return ""
+    return f"as session {row['session']} found it; that of {later['session']} is not taken ({later['why']})"
 
 
 def _goal(row: Row) -> str:
@@ -213,10 +217,11 @@ def _missed(row: Row) -> str:
 def _session(session: Mapping[str, Any]) -> str:
     machine, versions = session["machine"], session["versions"]
     controls = ", ".join(f"{control:.3f}" for control in session["controls"])
+    took = f"took {session['took_s'] / 60:.0f} min; " if "took_s" in session else ""
     return (
         f"- **{session['session']}**: {machine.get('processor', 'a processor')}, {machine['cores']} cores, "
-        f"{machine['memory_gb']} GiB, {machine['system']}; {session['busy_before_percent']} % busy before; A/A control "
-        f"{controls}; {', '.join(f'{name} {version}' for name, version in versions.items())}."
+        f"{machine['memory_gb']} GiB, {machine['system']}; {took}{session['busy_before_percent']} % busy before; A/A "
+        f"control {controls}; {', '.join(f'{name} {version}' for name, version in versions.items())}."
     )
 
 

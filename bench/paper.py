@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ class Session:
     broken: bool = False
     judged: bool = True
     """Whether the controls mean anything: not in the tiny runs of the harness's own test."""
+    begun: float = field(default_factory=time.monotonic)
 
     @property
     def is_void(self) -> bool:
@@ -55,6 +57,7 @@ class Session:
             "machine": self.machine,
             "versions": self.versions,
             "busy_before_percent": self.busy,
+            "took_s": round(time.monotonic() - self.begun),
             "controls": [round(control, 4) for control in self.controls],
             "void": self.is_void,
             "rows": [nested(row) for row in self.rows],

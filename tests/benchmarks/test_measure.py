@@ -397,6 +397,21 @@ def test_what_the_page_counts_adds_up_and_void_rows_stand_under_not_met_without_
     assert "-0" not in text
 
 
+def test_the_page_tells_how_far_values_lie_apart_and_how_long_a_session_took() -> None:
+    spec, session = Spec("x.y", "ours", "theirs"), paper.Session("now", {"cores": 2, "memory_gb": 4, "system": "x"}, {})
+    session.add(spec, compare([10.0, 11.0, 12.0, 13.0, 14.0], [10.0] * 5, unit="µs CPU"))
+    session.add(spec, alone([0.6, 0.5], unit="ms"))
+    session.begun -= 1800
+
+    text = page.page(session.rows, [session.to_json()])
+
+    assert "| 12.0 µs CPU (IQR 3.00) | theirs: 10.0 µs CPU (IQR 0) |" in text
+    assert "| 0.550 ms |" in text
+    assert "; took 30 min; 0 % busy before;" in text
+    earlier = {key: value for key, value in session.to_json().items() if key != "took_s"}
+    assert "took" not in page.page([], [earlier]).partition("## Sessions")[2]
+
+
 @pytest.mark.parametrize("value", [0.0, -0.0, -0.00001])
 def test_nothing_has_no_sign(value: float) -> None:
     assert page.amount(value) == "0"
