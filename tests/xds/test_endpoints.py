@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.service.discovery.v3.discovery_pb2 import DiscoveryResponse
+from google.protobuf.any_pb2 import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.instance import Endpoint, Instance
 from mesh.xds.endpoints import endpoints
+from mesh.xds.resources import ENDPOINTS, ORDER, Resource
 
 S = "users.v1.UserService"
 
@@ -58,3 +61,12 @@ def test_the_order_in_which_instances_are_told_changes_nothing(fleet: list[Insta
     mixed = list(fleet)
     dice.shuffle(mixed)  # type: ignore[attr-defined]  # hypothesis gives a random.Random
     assert endpoints(S, mixed) == endpoints(S, fleet)
+
+
+@given(st.lists(st.tuples(st.sampled_from(ORDER), st.binary(max_size=40_000)), max_size=4))
+def test_a_response_put_together_from_entries_is_the_one_that_protobuf_makes(held: list[tuple[str, bytes]]) -> None:
+    head = DiscoveryResponse(version_info="1", nonce="2", type_url=ENDPOINTS)
+    entries = [Resource(type_url, "any", body).entry for type_url, body in held]
+    whole = DiscoveryResponse(resources=[Any(type_url=type_url, value=body) for type_url, body in held])
+    whole.MergeFrom(head)
+    assert DiscoveryResponse.FromString(b"".join([head.SerializeToString(), *entries])) == whole

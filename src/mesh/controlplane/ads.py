@@ -9,8 +9,7 @@ from typing import Any
 
 import grpc
 from envoy.config.core.v3 import base_pb2
-from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
-from google.protobuf.any_pb2 import Any as AnyMessage
+from envoy.service.discovery.v3 import discovery_pb2
 
 from mesh.controlplane.plane import Plane
 from mesh.telemetry.metrics import XDS_ACKS, XDS_NACKS, XDS_PUSHES, XDS_REFUSED, XDS_STREAMS
@@ -20,10 +19,23 @@ from mesh.xds.stream import InvalidRequest, Outcome, Request, Response, Stream
 _log = logging.getLogger("mesh.controlplane")
 
 _MAX_ERROR, _MAX_PATH = 500, 4096
-_Context = grpc.aio.ServicerContext[discovery_pb2.DiscoveryRequest, discovery_pb2.DiscoveryResponse]
+_SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
+_Context = grpc.aio.ServicerContext[Any, bytes]
 
 
-class Discovery(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]  # xds-protos has no types
+def add_discovery(plane: Plane, name: str, server: grpc.aio.Server) -> None:
+    """Answer ADS streams out of the plane. Responses leave as bytes: see `_Connection._message`."""
+    discovery = Discovery(plane, name)
+    methods: dict[str, Any] = {
+        "StreamAggregatedResources": grpc.stream_stream_rpc_method_handler(
+            discovery.StreamAggregatedResources, request_deserializer=discovery_pb2.DiscoveryRequest.FromString
+        ),
+        "DeltaAggregatedResources": grpc.stream_stream_rpc_method_handler(discovery.DeltaAggregatedResources),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, methods),))
+
+
+class Discovery:
     """Answers ADS streams out of a Plane."""
 
     def __init__(self, plane: Plane, name: str) -> None:
@@ -121,14 +133,16 @@ class _Connection:
             extra={"event.action": "xds-nack", "mesh.xds.type": SHORT[request.type_url]},
         )
 
-    def _message(self, response: Response) -> Any:
-        return discovery_pb2.DiscoveryResponse(
+    def _message(self, response: Response) -> bytes:
+        # Of all that a service's clients are sent only the nonce differs. A message of protobuf made for each would
+        # copy ten thousand endpoints several times; their bytes are in the resource, in the form that is sent.
+        head = discovery_pb2.DiscoveryResponse(
             version_info=response.version,
             nonce=response.nonce,
             type_url=response.type_url,
-            resources=[AnyMessage(type_url=r.type_url, value=r.body) for r in response.resources],
             control_plane=base_pb2.ControlPlane(identifier=self._name),
         )
+        return b"".join([head.SerializeToString(), *(resource.entry for resource in response.resources)])
 
 
 def _secrets(node: Any) -> str:

@@ -7,12 +7,11 @@ from types import TracebackType
 from typing import Self
 
 import grpc
-from envoy.service.discovery.v3 import ads_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 
 from mesh.clock import Clock
-from mesh.controlplane.ads import Discovery
+from mesh.controlplane.ads import add_discovery
 from mesh.controlplane.plane import Plane, Source
 from mesh.controlplane.reflection import add_reflection
 from mesh.errors import SettingsError
@@ -59,9 +58,7 @@ class ControlPlane:
     async def start(self) -> None:
         """Bind and begin; raise SettingsError if the address cannot be had."""
         server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_MAX_STREAMS)
-        ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(
-            Discovery(self.plane, f"mesh control plane {self._listen}"), server
-        )
+        add_discovery(self.plane, f"mesh control plane {self._listen}", server)
         if self._reflection:
             add_reflection(self.plane, server)
         healthy = health.HealthServicer()

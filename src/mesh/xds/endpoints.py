@@ -17,7 +17,7 @@ from envoy.config.core.v3 import address_pb2, base_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 
 from mesh.instance import Endpoint, Instance
-from mesh.xds.resources import Resource
+from mesh.xds.resources import Resource, framed
 
 # Instances whose bytes are kept. Each costs about 300 bytes; one that is not kept costs 15 µs when it is needed again.
 _KEPT = 65_536
@@ -47,7 +47,7 @@ def resource(service: str, localities: Iterable[tuple[str, bytes]]) -> Resource:
     """Put localities together, in the order of their zones."""
     head = endpoint_pb2.ClusterLoadAssignment(cluster_name=service).SerializeToString(deterministic=True)
     return Resource(
-        _TYPE_URL, service, b"".join([head, *(_field(_LOCALITIES, body) for _, body in sorted(localities))])
+        _TYPE_URL, service, b"".join([head, *(framed(_LOCALITIES, body) for _, body in sorted(localities))])
     )
 
 
@@ -80,7 +80,7 @@ def _endpoint(host: str, port: int, weight: int) -> bytes:
         ),
         load_balancing_weight={"value": max(1, weight)},
     )
-    return _field(_ENDPOINTS, message.SerializeToString(deterministic=True))
+    return framed(_ENDPOINTS, message.SerializeToString(deterministic=True))
 
 
 @functools.lru_cache(maxsize=_KEPT)
@@ -90,22 +90,6 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _field(number: int, body: bytes) -> bytes:
-    """Return a message as a field of another one: its key, its length, itself.
-
-    https://protobuf.dev/programming-guides/encoding/#length-types
-    """
-    return bytes([number << 3 | 2]) + _varint(len(body)) + body
-
-
-def _varint(number: int) -> bytes:
-    groups = []
-    while number > 127:
-        groups.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*groups, number])
 
 
 _TYPE_URL = "type.googleapis.com/" + endpoint_pb2.ClusterLoadAssignment.DESCRIPTOR.full_name

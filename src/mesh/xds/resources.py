@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
+from envoy.service.discovery.v3.discovery_pb2 import DiscoveryResponse
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 
@@ -39,6 +40,7 @@ class Resource:
     body: the message's bytes, deterministic.
     needs: the resources that must be there for this one to work.
     digest: of the body; two resources of equal digest are the same content.
+    entry: what a DiscoveryResponse holds of it, its field "resources", as bytes that all clients' responses share.
     """
 
     type_url: str
@@ -46,9 +48,12 @@ class Resource:
     body: bytes
     needs: tuple[Reference, ...] = ()
     digest: str = field(init=False)
+    entry: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "digest", hashlib.sha256(self.body).hexdigest()[:16])
+        wrapped = framed(_ANY_TYPE, self.type_url.encode()) + framed(_ANY_VALUE, self.body)
+        object.__setattr__(self, "entry", framed(_RESOURCES, wrapped))
 
     @classmethod
     def of(cls, name: str, message: Message, *needs: Reference) -> Resource:
@@ -68,3 +73,23 @@ def version_of(digests: dict[str, str]) -> str:
     """Return the version of a set of resources, from their content alone: equal on every replica."""
     text = "\n".join(f"{name} {digest}" for name, digest in sorted(digests.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def framed(number: int, body: bytes) -> bytes:
+    """Return bytes as a field of a message: its key, its length, themselves.
+
+    https://protobuf.dev/programming-guides/encoding/#length-types
+    """
+    return bytes([number << 3 | 2]) + _varint(len(body)) + body
+
+
+def _varint(number: int) -> bytes:
+    groups = []
+    while number > 127:
+        groups.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*groups, number])
+
+
+_RESOURCES = DiscoveryResponse.DESCRIPTOR.fields_by_name["resources"].number
+_ANY_TYPE, _ANY_VALUE = (AnyMessage.DESCRIPTOR.fields_by_name[name].number for name in ("type_url", "value"))
