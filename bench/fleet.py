@@ -4,12 +4,16 @@ leases, all by one process. Nobody listens at their addresses.
 
 from __future__ import annotations
 
+import re
+import urllib.request
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import grpc
 
+from bench.measure import cpu_ns, memory_mb
 from grpcmesh.etcd.v3 import etcd_pb2 as pb
 from mesh.contract import descriptors
 from mesh.etcd import EtcdStore, wire
@@ -85,3 +89,35 @@ class Fleet:
     def _put(self, number: int) -> pb.PutRequest:
         one = instance(number)
         return wire.put_request(instance_key(MESH, one), encode(one), self._leases[number % _LEASES].id)
+
+
+class Etcd:
+    """An etcd with an account of what it sends."""
+
+    def __init__(self, folder: Path) -> None:
+        from support import etcd
+
+        self._member = etcd.Etcd(folder / f"etcd-{id(self)}")
+        self.endpoint = self._member.endpoint
+
+    def __enter__(self) -> Self:
+        self._member.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._member.kill()
+
+    def cpu_ms(self) -> float:
+        """Return the CPU time that it has used."""
+        return cpu_ns(self._member.pid) / 1e6
+
+    def memory_mb(self) -> float:
+        """Return its resident memory."""
+        return memory_mb(self._member.pid)
+
+    def sent(self) -> float:
+        """Return the bytes that it has sent to its clients."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._member.metrics_port}/metrics", timeout=10) as page:
+            found = re.search(rb"^etcd_network_client_grpc_sent_bytes_total (\S+)", page.read(), re.MULTILINE)
+        assert found is not None
+        return float(found.group(1))
