@@ -84,8 +84,8 @@ def _of_watchers(points: Sequence[Point]) -> str:
 
 
 def _of_plane(points: Sequence[Point]) -> str:
-    def panel(title: str, unit: str, name: str) -> Panel:
-        return Panel(title, unit, _curves(points, "clients", name))
+    def panel(title: str, unit: str, name: str, most: str = "") -> Panel:
+        return Panel(title, unit, _curves(points, "clients", name, most))
 
     return svg(
         "What one change costs the control plane",
@@ -96,7 +96,9 @@ def _of_plane(points: Sequence[Point]) -> str:
             else panel("The median client has it after", "ms", "p50_ms"),
             panel("CPU of the control plane", "ms", "cpu_ms"),
             panel("Bytes to each client", "bytes", "bytes"),
-            panel("Memory of the control plane", "MB", "memory_mb"),
+            panel("Memory of the control plane", "MB", "memory_mb")
+            if "peak_mb" not in points[0]
+            else panel("Memory of the control plane, dashed: at most", "MB", "memory_mb", "peak_mb"),
             *_of_etcd(points, "clients"),
         ],
     )
@@ -134,7 +136,8 @@ def svg(title: str, about: str, panels: Sequence[Panel]) -> str:
         f'<text class="soft" x="{_MARGIN + 6}" y="52">{escape(about)}</text>',
     ]
     for number, panel in enumerate(panels):
-        lines += _panel(panel, _WIDTH * (number % _COLUMNS), _HEAD + _HEIGHT * (number // _COLUMNS))
+        if any(value > 0 for curve in panel.curves for _, value in curve.points):
+            lines += _panel(panel, _WIDTH * (number % _COLUMNS), _HEAD + _HEIGHT * (number // _COLUMNS))
     return "\n".join([*lines, "</svg>", ""])
 
 
@@ -158,6 +161,8 @@ def _panel(panel: Panel, x: int, y: int) -> Iterator[str]:
     labels: list[tuple[float, Curve]] = []
     for curve in panel.curves:
         points = [(across(a), up(b)) for a, b in curve.points if b > 0]
+        if not points:  # less than nothing, once that of an idle process is taken off: too little to be seen
+            continue
         kind = f"curve s{curve.colour % _TURNS}" + (" faint" if curve.faint else "")
         yield f'<path class="{kind}" d="M{"L".join(f"{a},{b}" for a, b in points)}"/>'
         if not curve.faint:

@@ -15,6 +15,7 @@ import asyncio
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from bench.fleet import MESH, RAW, Etcd, Fleet
 from bench.measure import Finding, alone, compare, interval
@@ -33,7 +34,7 @@ _PUSHES, _PUSHES_BETWEEN = 20, 5
 """The second for the sizes and clients that only the plot is about."""
 _STUBS = "the same watch by bare grpc stubs of etcd, which read the events and keep nothing"
 _SMALL = "the same with 100 instances"
-_IDLE = 1.5
+_IDLE, _LOOKS = 1.5, 5
 _PLANE_PACE = 0.2  # above the 50 ms for which a control plane gathers news
 _SENDING = 4e-7  # seconds more between changes for each endpoint that each client is sent
 
@@ -112,7 +113,7 @@ async def _visits(
 ) -> tuple[tuple[Seen, Seen], float]:
     """Let guests visit; return what both kinds saw, and the CPU of one of ours when nothing changes, in ms a second."""
     pace = 0.04 + 0.0008 * ours.count
-    *idle, idle_etcd = await _idle(site, ours.cpu_ms, raw.cpu_ms, etcd.cpu_ms)
+    idle = await _idle(site, ours.cpu_ms, raw.cpu_ms)
     both = Seen(), Seen()
     turns = list(zip((ours, raw), (MESH, RAW), both, idle, strict=True))
     for number in range(max(2, round((_VISITS if ours.count <= 50 else _VISITS_OF_MANY) * site.scale))):
@@ -121,17 +122,19 @@ async def _visits(
             changes = [(change, True) for change in fleet.changes(prefix)]
             await watching.visit(changes, pace, seen, cost=watching.cpu_ms, etcd=etcd.cpu_ms, sent=etcd.sent)
             seen.cpu[-1] -= resting * pace
-            seen.etcd[-1] -= idle_etcd * pace
     return both, idle[0] / ours.count
 
 
-async def _idle(site: Site, *accounts: Account) -> list[float]:
-    """Return the CPU of each when nothing changes, in milliseconds per second."""
+async def _idle(site: Site, *accounts: Account, looks: int = 1) -> list[float]:
+    """Return the CPU of each when nothing changes, in milliseconds per second: the median of so many looks."""
     await asyncio.sleep(0.3)
-    before = [account() for account in accounts]
-    seconds = max(0.2, _IDLE * site.scale)
-    await asyncio.sleep(seconds)
-    return [(account() - used) / seconds for account, used in zip(accounts, before, strict=True)]
+    seconds = max(0.2, _IDLE * site.scale) / looks
+    used = []
+    for _ in range(looks):
+        before = [account() for account in accounts]
+        await asyncio.sleep(seconds)
+        used.append([account() - spent for account, spent in zip(accounts, before, strict=True)])
+    return [statistics.median(each) / seconds for each in zip(*used, strict=True)]
 
 
 def _point(size: int, watching: Watching, ours: Seen, raw: Seen, idle: float, base: float) -> Point:
@@ -268,7 +271,8 @@ async def _pushes(site: Site, etcd: Etcd, fleet: Fleet, clients: Watching, progr
         return program.cpu_ns() / 1e6
 
     pace = _PLANE_PACE + _SENDING * fleet.size * clients.count
-    idle, idle_etcd = await _idle(site, cost, etcd.cpu_ms)
+    # Several looks: etcd cleans up at times for longer than many changes take it.
+    idle, idle_etcd = await _idle(site, cost, etcd.cpu_ms, looks=_LOOKS)
     times = _PUSHES if fleet.size in (100, SIZES[-1]) and clients.count == _CLIENTS else _PUSHES_BETWEEN
     for number in range(1 + max(2, round(times * site.scale))):
         await clients.forget()
@@ -293,7 +297,14 @@ def _plane_point(size: int, count: int, seen: Seen, program: Process) -> Point:
         "cpu_ms": statistics.median(seen.cpu),
         "bytes": statistics.median(seen.sent) / count,
         "memory_mb": program.memory_mb(),
+        "peak_mb": _peak_mb(program.pid),
     }
+
+
+def _peak_mb(pid: int) -> float:
+    """Return the most memory that a process had: of a control plane, while responses to many clients are under way."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def _plane_findings(curve: list[Point], seen: Mapping[tuple[int, int], Seen]) -> dict[str, Finding]:
@@ -321,7 +332,8 @@ def _plane_findings(curve: list[Point], seen: Mapping[tuple[int, int], Seen]) ->
     size = _apart([s / many for s in ours.sent], [s / many for s in small.sent], "bytes")
     size.notes = (
         "EDS has all endpoints of a service in one resource, which each change sends anew:"
-        f" {points[largest, all_of]['bytes'] * all_of / 1e6:.0f} MB to {all_of} clients"
+        f" {points[largest, all_of]['bytes'] * all_of / 1e6:.0f} MB to {all_of} clients, with which the control plane"
+        f" comes to {points[largest, all_of]['peak_mb']:.0f} MB for a moment"
     )
     return {"discovery.plane": time, "discovery.plane-cpu": cpu, "discovery.plane-bytes": size}
 
