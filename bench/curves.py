@@ -89,7 +89,7 @@ def _of_plane(points: Sequence[Point]) -> str:
 
     return svg(
         "What one change costs the control plane",
-        "Clients are bare xDS streams that ask for the service's endpoints, and are sent all of them at each change.",
+        "Clients are xDS streams that ask for the service's endpoints, and are sent all of them at each change.",
         [
             panel("The last client has it after", "ms", "last_ms")
             if "last_ms" in points[0]
