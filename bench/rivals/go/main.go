@@ -2,9 +2,11 @@
 // or a raw connection. It calls GetUser as it is told to over stdin, and answers with one line of JSON each time.
 //
 //	rivals raw ADDRESS | etcd ETCD PREFIX | zero ETCD KEY
+//	rivals watch ADDRESS
 //
 // Orders: "start RATE" begins calls on a fixed schedule that waits for no answer, each with a deadline of a second;
 // "stop" ends them, waits for the last, and tells all; "closed CALLS AT_ONCE" makes so many calls, as fast as they go.
+// To "watch", any line is an order to make one connection and tell how long it lived (bench/limits/connection.py).
 package main
 
 import (
@@ -19,6 +21,10 @@ import (
 func main() {
 	if len(os.Args) < 3 {
 		fail(fmt.Errorf("usage: rivals raw ADDRESS | etcd ETCD PREFIX | zero ETCD KEY"))
+	}
+	if os.Args[1] == "watch" {
+		watch(os.Args[2])
+		return
 	}
 	// Attempts are noted only where they are asked for: it costs the calls something.
 	notes := &attempts{on: os.Getenv("RIVALS_NOTE") != ""}
