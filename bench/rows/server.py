@@ -14,12 +14,10 @@ def server(name: str, started: tuple[Process, str]) -> tuple[str, str, int]:
 
 
 _LIMIT = (
-    "It is our account of each call: with its handlers unwrapped the same mesh server costs 0.97 (± 0.03) of a plain "
-    "one, and the account is 29 thousand instructions on top of 496 thousand (callgrind, one call at a time), 6 % of a "
-    "call. It takes 1.3 µs in a loop of its own and 11 (8 to 14) in a server at work, where no code is warm: 2.1 µs of "
-    "other Python in a handler made 7 (4 to 11) where each step had code of its own, and 2 (-3 to 4) where it was one "
-    "step again and again. Two plain servers differ by up to a twentieth for as long as they live: in one process, in "
-    "turns, ours costs 1.04 (1.02 to 1.07) of a plain one."
+    "It is our account of each call. Of two plain servers one costs up to a twentieth more for as long as both live; "
+    "in one process, in turns, ours costs 1.03 (1.00 to 1.06) of a plain one, and with its handlers unwrapped 0.97 "
+    "(0.94 to 1.00; `python -m bench.limits account`). The account is 38 thousand instructions on top of 496 (`python "
+    "-m bench.limits instructions`)."
 )
 _PAIRS = 12
 _ROUNDS = 12

@@ -19,6 +19,10 @@ from bench.site import Site
 _ARMS = "bench.arms.sidecar:"
 _ENVOY = "a raw grpc.aio stub through an Envoy beside it"
 _ROADS = {"mesh": "our channel", "proxyless": "`xds:///`", "envoy": "through Envoy"}
+_LIMIT = (
+    "gRPC's own client and our channel cost the caller the same, 134 and 135 µs, and the control plane nothing. The "
+    "rest is the three servers', which are the same processes on both roads: 257 and 270 µs."
+)
 _RATE = 300
 _BLOCKS = 20
 _ROUNDS = 96
@@ -45,6 +49,7 @@ def _job(site: Site) -> dict[str, Any]:
         "three instances, 50 calls in flight: `xds:///` fed by our control plane, CPU of all processes",
         "our own channel",
         goal=1.05,
+        limit=_LIMIT,
     ),
     Spec("sidecar.cpu", "three instances, 50 calls in flight: our channel, CPU of all processes", _ENVOY),
 )
