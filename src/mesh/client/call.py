@@ -13,6 +13,7 @@ from grpc import aio
 
 from mesh.client.attempts import Attempts, Ended
 from mesh.client.ended import LOCALLY_CANCELLED
+from mesh.client.entries import NOTHING, Entries
 from mesh.client.roster import Slot
 
 _CANCELLED = grpc.StatusCode.CANCELLED
@@ -122,7 +123,7 @@ class UnaryUnaryCall(Call, aio.UnaryUnaryCall[Any, Any]):
         return make(
             self._payload,
             timeout=timeout,
-            metadata=metadata,
+            metadata=Entries(metadata) if metadata else NOTHING,
             credentials=self._credentials,
             compression=self._compression,
         )

@@ -17,6 +17,7 @@ from grpc import aio
 
 from mesh.client.attempts import Ended
 from mesh.client.call import Call
+from mesh.client.entries import NOTHING, Entries
 from mesh.client.roster import Picked, Slot
 from mesh.client.tape import Tape
 
@@ -182,7 +183,7 @@ class _Writing(_Stream):
         return self._method.on(slot)(
             requests,
             timeout=timeout,
-            metadata=metadata,
+            metadata=Entries(metadata) if metadata else NOTHING,
             credentials=self._credentials,
             compression=self._compression,
         )
@@ -265,7 +266,7 @@ class UnaryStreamCall(_Reading, aio.UnaryStreamCall[Any, Any]):
         return self._method.on(slot)(
             self._payload,
             timeout=timeout,
-            metadata=metadata,
+            metadata=Entries(metadata) if metadata else NOTHING,
             credentials=self._credentials,
             compression=self._compression,
         )

@@ -15,7 +15,6 @@ from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from grpc import aio
 from opentelemetry import baggage, context, propagate, trace
 from opentelemetry.propagators.textmap import Getter, Setter, TextMapPropagator
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
@@ -100,7 +99,7 @@ class Draws:
                 tracer.sampler = tracer.id_generator = _Drawn(said, trace_id, tracer.id_generator)
                 return tracer.start_span(name, context=_NOTHING, kind=_INTERNAL, attributes=attributes), metadata
         entry = (_PARENT, self._not_taken % (trace_id, self._span_id()))
-        return None, _joined(metadata, [entry]) if metadata else aio.Metadata(entry)
+        return None, _joined(metadata, [entry]) if metadata else [entry]
 
 
 def _bound(sampler: Any) -> int:
