@@ -19,12 +19,13 @@ _LIMIT = (
     "(0.94 to 1.00; `python -m bench.limits account`). The account is 38 thousand instructions on top of 496 (`python "
     "-m bench.limits instructions`)."
 )
-_PAIRS = 12
+# A full run's, a quick one's.
+_PAIRS = (12, 9)
 _ROUNDS = 12
 """Of a pair: few, because a round more tells of this pair only."""
-# `noise`: runs of six pairs and six rounds, drawn from what bench/results/ has of three sessions of 2026-11-22 (18
-# pairs, whose medians differ by a deviation of 0.07; of users.get 12, by 0.055), beside runs of twelve and twelve: 39
-# of 40 are not worse than that.
+# `noise`: quick runs, nine pairs and four rounds, drawn from what bench/results/ has of three sessions of 2026-11-22
+# (18 pairs, whose medians differ by a deviation of 0.07; of users.get 12, by 0.055), beside runs of twelve and twelve:
+# 39 of 40 are worse by 0.11 at most, and by 0.09.
 
 
 @measures(
@@ -49,7 +50,7 @@ def driven(site: Site, baseline: str, ours: str, *args: str) -> Finding:
     Of two plain servers one costs between 0.95 and 1.05 of the other, as long as both live: so it is pairs that count.
     """
     whole = Samples()
-    for _ in range(_PAIRS // (2 if site.quick else 1) if site.scale == 1.0 else 1):
+    for _ in range(_PAIRS[site.quick] if site.scale == 1.0 else 1):
         servers = [server("baseline", site.serve(baseline)), server("ours", site.serve(ours, *args))]
         job = {"servers": servers}
         whole.extend(site.compare("bench.arms.driven:get_user", job, calls=400, rounds=_ROUNDS, processes=1))

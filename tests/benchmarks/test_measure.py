@@ -348,6 +348,21 @@ def test_a_guard_that_has_nothing_to_compare_with_says_so(
     assert "Not judged, because docs/benchmarks.json has no valid figure of it: x.y." in capsys.readouterr().out
 
 
+def test_a_quick_run_has_fewer_rounds_of_the_same_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    orders: list[Any] = []
+
+    def child(self: Site, order: Any, *, name: str) -> dict[str, Any]:
+        orders.append(order)
+        return samples(1.0, 1.0).to_json()
+
+    monkeypatch.setattr(Site, "child", child)
+    with Site(tell=lambda _: None) as full, Site(quick=True, tell=lambda _: None) as quick:
+        for site in (full, quick):
+            site.compare("module:arms", {}, calls=300, rounds=90)
+
+    assert [(order["calls"], order["rounds"]) for order in orders] == [(300, 15)] * 6 + [(300, 10)] * 3
+
+
 def found(ratio: float, low: float, high: float, **more: Any) -> dict[str, Any]:
     return record(Spec("x.y", "ours", "theirs", **more), Finding(ratio, 1.0, ratio, low, high), session="s")
 
