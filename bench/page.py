@@ -50,8 +50,8 @@ _PARTS = {
         "A simulated fleet in a real etcd: real records under real leases, nobody behind them. One more instance "
         "comes, says goodbye and goes, at fixed times that wait for no answer. Watchers have an etcd session each and "
         "share six processes on this one machine: with 200 of them most of the time to notice is waiting for a turn. "
-        "The control plane is looked at with 1 and with 10 clients, xDS streams that ask for the service's endpoints: "
-        "its rows are of 10. What etcd itself takes for a change stands in the plots and notes.",
+        "The control plane is looked at with 1, 10, 50 and 200 clients, bare xDS streams that accept the endpoints "
+        "unread: its rows are of 10. What etcd itself takes for a change stands in the plots and notes.",
     ),
     "startup": ("Start-up and size", ""),
 }
@@ -164,11 +164,16 @@ def _line(row: Row) -> str:
         against = "<br>".join([f"{against}: {baseline}", *_facts(row, "baseline_")])
     ratio = "–"
     if row["ratio"] is not None:
-        ratio = f"**{row['ratio']:.2f}** ({row['low']:.2f} to {row['high']:.2f})"
+        ratio = f"**{row['ratio']:.2f}**{interval(row, 2)}"
     control = f"{row['control']:.2f}" if row.get("control") else "–"
     n = f"{row.get('rounds') or '–'}" + (f" in {row['processes']}" if row.get("processes") else "")
     cells = (what, ours, against, ratio, _goal(row), verdict(row), control, n)
     return f"| {' | '.join(cells)} |"
+
+
+def interval(row: Row, digits: int) -> str:
+    """Return a ratio's interval in brackets, behind a space; nothing where it was looked at once."""
+    return f" ({row['low']:.{digits}f} to {row['high']:.{digits}f})" if row["low"] < row["high"] else ""
 
 
 def _measured(value: float, unit: str, spread: float | None) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from bench import ROOT
 from bench.curves import pictures
 from bench.measure import CONTROL, Finding
-from bench.page import amount, not_taken, page, verdict
+from bench.page import amount, interval, not_taken, page, verdict
 from bench.row import ORDER, Spec, flat, nested, record
 
 DOCS, RESULTS = ROOT / "docs", ROOT / "bench" / "results"
@@ -152,7 +152,7 @@ def line(row: Row) -> str:
         return f"skipped: {row['skipped']}"
     told = f"{amount(row['ours'])} {row['unit']}"
     if row["baseline"] is not None:
-        told += f" against {amount(row['baseline'])}: {row['ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+        told += f" against {amount(row['baseline'])}: {row['ratio']:.3f}{interval(row, 3)}"
     if row["goal"] is not None:
         told += f", goal {'≤' if row['better'] == 'lower' else '≥'} {row['goal']:g}: {verdict(row)}"
     return told + (f", A/A {row['control']:.3f}" if row.get("control") else "")
