@@ -25,25 +25,27 @@ class Lookout:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._stalls = Stalls()
+        self._told: frozenset[object] = frozenset()
         self._next = 0.0
 
     def __repr__(self) -> str:
         return f"Lookout({self._stalls!r})"
 
-    def look(self) -> None:
-        """Look, unless that was done a moment ago."""
-        pool = self._pool
-        now = pool.clock.monotonic()
-        if now < self._next or pool.closed:
-            return
+    def look(self, now: float) -> bool:
+        """Look, unless that was done a moment ago; return whether there is something to `tell`. In any thread."""
+        if now < self._next or self._pool.closed:
+            return False
         self._next = now + _PAUSE
-        slots = pool.roster.callable
-        before = self._stalls.hanging()
-        if not self._stalls.look([slot.connection for slot in slots], now):
+        return self._stalls.look([slot.connection for slot in self._pool.roster.callable], now)
+
+    def tell(self) -> None:
+        """Have those passed over that hang now, and no others. On the loop."""
+        pool = self._pool
+        if pool.closed:
             return
-        hanging = self._stalls.hanging()
-        for slot in slots:
-            if slot.connection in hanging and slot.connection not in before:
+        before, self._told = self._told, self._stalls.hanging()
+        for slot in pool.roster.callable:
+            if slot.connection in self._told and slot.connection not in before:
                 metrics.CLIENT_STALLS.labels(pool.service).inc()
                 _log.info(
                     "%s of %s hangs: passed over until it answers",
@@ -51,4 +53,4 @@ class Lookout:
                     pool.service,
                     extra={"event.action": "endpoint-hangs"},
                 )
-        pool.pass_over(hanging)
+        pool.pass_over(self._told)

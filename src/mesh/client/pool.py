@@ -124,16 +124,9 @@ class Pool:
         """
         self.due = now + EVERY
         flush(now)
-        loop = self.loop
-        assert loop is not None
-        try:
-            is_here = asyncio.get_running_loop() is loop
-        except RuntimeError:
-            is_here = False
-        if is_here:
-            self.lookout.look()
-        else:
-            loop.call_soon_threadsafe(self.lookout.look)
+        if self.lookout.look(now):
+            assert self.loop is not None
+            self.loop.call_soon_threadsafe(self.lookout.tell)
 
     @property
     def is_hopeless(self) -> bool:
