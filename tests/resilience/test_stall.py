@@ -75,6 +75,27 @@ def test_where_such_waits_are_usual_nobody_hangs() -> None:
     assert world.hanging == [1]
 
 
+def test_a_pause_between_bursts_is_no_wait() -> None:
+    world = World(3)
+    for _ in range(5):  # who looks is the first that is answered, while the others are under way
+        world.now += 3.0
+        for endpoint in world.endpoints:
+            endpoint.in_flight = 3
+            endpoint.answered += 3
+        assert not world.stalls.look(world.endpoints, world.now)
+    assert 0.2 <= world.run(2.0, 1, stop=True) <= 0.31
+    assert world.hanging == [1]
+
+
+def test_a_wait_that_was_looked_at_twice_is_known_however_seldom_anybody_looks() -> None:
+    world = World(3)
+    world.run(2 * TICK, 1)
+    world.endpoints[1].in_flight, world.endpoints[1].answered = 0, world.endpoints[1].answered + 1
+    world.now += 3.0
+    world.stalls.look(world.endpoints, world.now)
+    assert "waits up to 0.10" in repr(world.stalls)
+
+
 def test_usual_waits_are_forgotten_in_minutes() -> None:
     world = World(3)
     world.run(0.19, 0)

@@ -61,10 +61,47 @@ def test_calls_hand_over_a_few_times_a_second_however_many_ask(told: Told) -> No
 def test_a_call_does_not_wait_for_who_hands_over_already(told: Told) -> None:
     told.add(0.05)
     with tally._flushing:
-        tally.flush(1.0)
+        other = threading.Thread(target=tally.flush, args=(1.0,))
+        other.start()
+        other.join(10)
+        assert not other.is_alive()
         assert told.counted == (0, [0, 0, 0])
     tally.flush(1.0)
     assert told.counted == (1, [0, 1, 0])
+
+
+def test_whoever_interrupts_a_hand_over_and_reads_goes_without(told: Told) -> None:
+    told.add(0.05)
+    with tally._flushing:  # as a signal handler finds it, in the same thread
+        tally.flush()
+        tally.flush(1.0)
+        assert told.counted == (0, [0, 0, 0])
+    tally.flush()
+    assert told.counted == (1, [0, 1, 0])
+
+
+def test_a_child_does_not_wait_for_a_thread_of_its_parent(told: Told) -> None:
+    # As it is after a fork in the middle of a hand-over by another thread.
+    begun, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with tally._flushing:
+            begun.set()
+            over.wait(10)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    begun.wait(10)
+    left = tally._flushing
+    try:
+        tally._forked()
+        told.add(0.05)
+        tally.flush()
+        assert told.counted == (1, [0, 1, 0])
+    finally:
+        over.set()
+        holder.join()
+        tally._flushing = left
 
 
 def test_those_that_count_the_same_share_a_list_which_outlives_them(told: Told) -> None:
@@ -93,9 +130,12 @@ def test_what_threads_add_while_it_is_handed_over_is_counted_once(told: Told) ->
 
 # The library's numbers are files then, and whoever reads them is another process, which cannot ask.
 BESIDE = """
-from prometheus_client import CollectorRegistry, multiprocess
+import os, sys
 from mesh.telemetry import metrics
 from mesh.telemetry.tally import flush, tally_of
+
+os.environ[sys.argv[1]] = sys.argv[2]
+from prometheus_client import CollectorRegistry, multiprocess
 
 seconds = metrics.SERVER_CALL_SECONDS.labels("s", "m")
 add = tally_of(seconds, metrics.SERVER_CALLS.labels("s", "m", "OK"))
@@ -108,10 +148,11 @@ print(page.get_sample_value("mesh_server_calls_total", {"service": "s", "method"
 """
 
 
-def test_where_another_process_reads_every_call_hands_over_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"])
+def test_where_another_process_reads_every_call_hands_over_at_once(tmp_path: Path, name: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", BESIDE],
-        env={"PATH": "", "PYTHONPATH": ":".join(sys.path), "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+        [sys.executable, "-c", BESIDE, name, str(tmp_path)],
+        env={"PATH": "", "PYTHONPATH": ":".join(sys.path)},
         capture_output=True,
         text=True,
         timeout=60,

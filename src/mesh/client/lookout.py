@@ -36,7 +36,8 @@ class Lookout:
         if now < self._next or self._pool.closed:
             return False
         self._next = now + _PAUSE
-        return self._stalls.look([slot.connection for slot in self._pool.roster.callable], now)
+        self._stalls.look([slot.connection for slot in self._pool.roster.callable], now)
+        return self._stalls.hanging() != self._told
 
     def tell(self) -> None:
         """Have those passed over that hang now, and no others. On the loop."""

@@ -25,8 +25,7 @@ from mesh.resilience.breaker import BreakerState, Cause
 from mesh.resilience.budget import Budget
 from mesh.resilience.outcome import FORCED_OPEN
 from mesh.settings import TLSFiles
-from mesh.telemetry import metrics
-from mesh.telemetry.tally import EVERY, flush
+from mesh.telemetry import metrics, tally
 
 if TYPE_CHECKING:
     import grpc
@@ -122,8 +121,8 @@ class Pool:
         """Hand calls to the metrics, and look for instances that hang: a few times a second, by calls that succeed, on
         the loop or in any thread.
         """
-        self.due = now + EVERY
-        flush(now)
+        self.due = now + tally.EVERY
+        tally.flush(now)
         if self.lookout.look(now):
             assert self.loop is not None
             self.loop.call_soon_threadsafe(self.lookout.tell)

@@ -13,7 +13,6 @@ from typing import Any
 from mesh.client.connection import Connection
 from mesh.client.errors import metadata_fault
 from mesh.client.pool import MAX_TIMEOUT
-from mesh.client.roster import Picked
 from mesh.client.sync_answer import AnsweredCall
 from mesh.client.sync_attempt import ThreadAttempt
 from mesh.client.sync_call import Answer, ThreadCall
@@ -96,18 +95,14 @@ def make_call(thread: LoopThread, telling: bool, arguments: tuple[Any, ...]) -> 
         assert picked is not None
         call = ThreadCall(thread)
         call.take_over(arguments, started, started + allowed, payload)
-        return _judge(call, picked, ThreadAttempt(connection, twin), e, telling)
+        attempt = ThreadAttempt(connection, twin)
+        if not attempt.take(e):
+            # Ctrl-C, or what is no error of a call: the account is closed all the same.
+            call.give_up(picked, attempt)
+            raise
+        call.take_result(picked, attempt)
+        return call.outcome(None, attempt, telling)
     return response, AnsweredCall(response, answered) if telling else None
-
-
-def _judge(call: ThreadCall, picked: Picked, attempt: ThreadAttempt, error: BaseException, telling: bool) -> Answer:
-    """Go on with a call whose first attempt ended with an error."""
-    if not attempt.take(error):
-        # Ctrl-C, or what is no error of a call: the account is closed all the same.
-        call.give_up(picked, attempt)
-        raise error
-    call.take_result(picked, attempt)
-    return call.outcome(None, attempt, telling)
 
 
 def _make_in_steps(thread: LoopThread, telling: bool, arguments: tuple[Any, ...]) -> Answer:

@@ -32,6 +32,9 @@ _SHORTEST = 0.2
 _FACTOR = 2.0
 # Attempts given up in a row. Chance alone gives up one in twenty; five in a row are one in three million.
 _GIVEN_UP = 5
+# An answer that was not there at the last look came this soon after it, as far as the longest wait of late goes:
+# between two bursts of calls nobody looks, and the pause was no wait.
+_SOON = 0.05
 # The longest wait of late is forgotten, to 1/e, in half a minute.
 _LIFE = 30.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
@@ -88,10 +91,10 @@ class Stalls:
         """Look at those that are connected. Return whether it has changed who hangs."""
         before = self.hanging()
         self._usual *= exp((self._looked - now) / _LIFE)
-        self._looked = now
+        came, self._looked = min(self._looked + _SOON, now), now
         self._watched = {e: self._watched.get(e) or _Watch(e.answered, e.given_up, now) for e in endpoints}
         for endpoint, watch in self._watched.items():
-            self._read(endpoint, watch, now)
+            self._read(endpoint, watch, now, came)
         for endpoint, watch in self._watched.items():
             if watch.hangs:
                 self._try_again(endpoint, watch, now)
@@ -103,11 +106,11 @@ class Stalls:
         """Return those to be passed over."""
         return frozenset(endpoint for endpoint, watch in self._watched.items() if watch.hangs)
 
-    def _read(self, endpoint: Signs, watch: _Watch, now: float) -> None:
+    def _read(self, endpoint: Signs, watch: _Watch, now: float, came: float) -> None:
         asked = endpoint.in_flight > endpoint.streams
         if endpoint.answered != watch.answered:
             if watch.since is not None:
-                self._usual = max(self._usual, now - watch.since)
+                self._usual = max(self._usual, came - watch.since)
             watch.answered, watch.given_up, watch.heard = endpoint.answered, endpoint.given_up, now
             watch.since, watch.hangs, watch.pause = None, False, _FIRST_PAUSE
         elif watch.since is None and (asked or endpoint.given_up > watch.given_up):

@@ -37,8 +37,7 @@ from mesh.server.errors import (
 )
 from mesh.server.inhand import CallsInHand
 from mesh.server.load import LoadMeter
-from mesh.telemetry import metrics, tracing
-from mesh.telemetry.tally import EVERY, flush, tally_of
+from mesh.telemetry import metrics, tally, tracing
 from mesh.telemetry.tracing import enabled as is_traced
 
 _log = logging.getLogger("mesh.server")
@@ -131,7 +130,7 @@ class ServedMethod:
         self.pace = Pace()
         self._seconds = metrics.SERVER_CALL_SECONDS.labels(service, name)
         self._counters: dict[str, Any] = {}
-        self.succeeded = tally_of(self._seconds, metrics.SERVER_CALLS.labels(service, name, "OK"))
+        self.succeeded = tally.tally_of(self._seconds, metrics.SERVER_CALLS.labels(service, name, "OK"))
         """Count an answer that took so many seconds."""
         self.due = clock.monotonic()
         """When an answer is to have all of them handed to the metrics."""
@@ -281,8 +280,8 @@ class ServedCall:
         seconds = now - self._started
         succeeded(seconds)
         if now >= method.due:
-            method.due = now + EVERY
-            flush(now)
+            method.due = now + tally.EVERY
+            tally.flush(now)
         if self.is_in:
             method.admission.leave(method.pace, seconds, now)  # type: ignore[union-attr]  # it came in by that door
         if method.meter is not None or self._scope is not None:

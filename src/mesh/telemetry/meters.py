@@ -10,6 +10,7 @@ each metric is a collector of its own: it has calls handed over that are counted
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import threading
 from bisect import bisect_left
@@ -19,7 +20,7 @@ from math import inf
 from types import ModuleType
 from typing import Any
 
-from mesh.telemetry.tally import flush
+from mesh.telemetry import tally
 
 _LIBRARY = "prometheus_client"
 # Between those who count, in any thread, and the import. One for all: it is held for the time of an addition.
@@ -142,7 +143,7 @@ class Meter:
 
     def collect(self) -> Any:
         """Return its samples, as the library's registry asks for them."""
-        flush()
+        tally.flush()
         return self._real.collect()
 
     def _new_series(self) -> Any:
@@ -200,9 +201,18 @@ class _Loading:
         assert module.__spec__ is not None
         module.__loader__ = module.__spec__.loader = self._loader
         self._loader.exec_module(module)
+        _look_for_files()
         for meter in _meters:
             meter.become(module)
 
 
+def _look_for_files() -> None:
+    # As the library decides it, once, when it is imported: its numbers are files then, which other processes read.
+    if {"PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"} & set(os.environ):
+        tally.at_once()
+
+
 if _LIBRARY not in sys.modules:
     sys.meta_path.insert(0, _Import())
+else:
+    _look_for_files()

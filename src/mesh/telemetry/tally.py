@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prometheus_client import Counter, Histogram
 
-# Where the library's numbers are files, whoever reads them is another process and does not ask.
-EVERY = 0.0 if "PROMETHEUS_MULTIPROC_DIR" in os.environ else 0.05
-"""Seconds after which calls hand over what was counted: the lists stay short, though nobody may ever read."""
+EVERY = 0.05
+"""Seconds after which calls hand over what was counted: the lists stay short, though nobody may ever read. Each of them
+does so where it is 0.
+"""
 
 _tallies: dict[Any, _Tally] = {}
 """By histogram: one for each method known to this process, and for good. The metrics have as many."""
-_flushing = threading.Lock()
+_flushing: Any = threading.RLock()
 _due = 0.0
 
 
@@ -43,11 +44,13 @@ def tally_of(histogram: Histogram, *counters: Counter) -> Callable[[float], None
 
 def flush(now: float | None = None) -> None:
     """Hand over what was counted: at once for somebody who reads, without `now`. A call has it done by its clock, and
-    leaves it to another who did it a moment ago or does it now, in another thread or in the same one, which a signal
-    handler or a finalizer has interrupted in the middle of it.
+    leaves it to another who did it a moment ago or does it now. A signal handler or a finalizer that interrupts this in
+    the middle of it goes without.
     """
     global _due
-    if (now is None or now >= _due) and _flushing.acquire(blocking=now is None):
+    if (now is not None and now < _due) or _flushing._is_owned():
+        return
+    if _flushing.acquire(blocking=now is None or not EVERY):
         try:
             if now is not None:
                 _due = now + EVERY
@@ -56,6 +59,20 @@ def flush(now: float | None = None) -> None:
                     tally.flush()
         finally:
             _flushing.release()
+
+
+def at_once() -> None:
+    """Have each call hand over by itself: whoever reads is another process, and does not ask."""
+    global EVERY, _due
+    EVERY = _due = 0.0
+
+
+def _forked() -> None:
+    global _flushing
+    _flushing = threading.RLock()  # a thread that had it is not there any more
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 class _Tally:
