@@ -80,7 +80,9 @@ async def carried(job: Job) -> AsyncIterator[Arms]:
         always = aio.Metadata(("traceparent", _drawn()))
 
         def carrying(metadata: Callable[[], aio.Metadata]) -> Arm:
-            call = lambda request, timeout: get(request, timeout=timeout, metadata=metadata())  # noqa: E731
+            def call(request: Any, timeout: float) -> Any:
+                return get(request, timeout=timeout, metadata=metadata())
+
             return Arm(many(SimpleNamespace(GetUser=call)))
 
         arms = {"same": carrying(lambda: always), "new": carrying(lambda: aio.Metadata(("traceparent", _drawn())))}

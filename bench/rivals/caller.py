@@ -59,8 +59,7 @@ class Notes:
             self._failed(vars(call)["noted"][call._slot.name], code, details)
             account(call, code, details, now)
 
-        # No hook for users tells who is called.
-        Attempts._launch, Attempts._account = launched, failed  # type: ignore[method-assign]
+        Attempts._launch, Attempts._account = launched, failed  # type: ignore[method-assign]  # no hook tells as much
 
     def of_hand(self, address: str, call: Any) -> None:
         """Note a call of `ByHand`."""

@@ -145,7 +145,7 @@ def test_calls_that_succeed_set_no_timer() -> None:
             async with mesh.connect(SERVICE, endpoints=addresses, policies=IDEMPOTENT) as channel:
                 await until(lambda: len(channel._pool.roster.pickable) == 2)
                 looks = channel._pool.due
-                loop.call_at = call_at  # type: ignore[method-assign]
+                loop.call_at = call_at  # type: ignore[method-assign]  # there is no other way to hear of timers
                 for _ in range(20):
                     assert await channel.unary_unary(UU)(b"x") == b"x"
                     assert len([m async for m in channel.unary_stream(US)(b"x")]) == 3

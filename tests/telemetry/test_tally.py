@@ -106,8 +106,12 @@ def test_a_child_does_not_wait_for_a_thread_of_its_parent(told: Told) -> None:
 
 def test_those_that_count_the_same_share_a_list_which_outlives_them(told: Told) -> None:
     times: Any = told.times
-    assert tally.tally_of(times).__self__ is told.add.__self__  # type: ignore[attr-defined]  # a list's append
-    assert tally.tally_of(times).__self__ is not Told().add.__self__  # type: ignore[attr-defined]
+    again, told_of, another = (
+        add.__self__  # type: ignore[attr-defined]  # each is a list's append
+        for add in (tally.tally_of(times), told.add, Told().add)
+    )
+    assert again is told_of
+    assert again is not another
 
 
 def test_what_threads_add_while_it_is_handed_over_is_counted_once(told: Told) -> None:
