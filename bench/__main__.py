@@ -116,7 +116,7 @@ def _control(site: Site) -> float:
     for _ in range(2):
         _, address = site.serve("plain")
         job = {"addresses": [address]}
-        samples.extend(site.compare("bench.arms.client:control", job, calls=300, rounds=90, apart=True))
+        samples.extend(site.compare("bench.arms.client:control", job, calls=300, rounds=90, cores="apart"))
         site.sweep()
         site.tell(f"the same thing against itself: {samples.control:.3f}")
         if CONTROL[0] <= samples.control <= CONTROL[1] or site.scale < 1.0:

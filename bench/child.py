@@ -1,8 +1,8 @@
 """A fresh process of the bench: `python -m bench.child '{"arms": "module:function", …}'`. Prints one line of JSON.
 
 Orders: {"arms", "job", "calls", "rounds"} runs a comparison (`bench.measure.rounds`); {"call", "job"} calls a function,
-async or plain, with the job and tells what it returns. {"apart": [pid, …]} beside arms gives what is measured a core to
-itself, and this process and those of the list the others.
+async or plain, with the job and tells what it returns. {"cores", "beside": [pid, …]} beside arms says how this process
+and those of the list are placed (`bench.cores`).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from bench.measure import rounds
 
 async def _compare(order: dict[str, Any]) -> object:
     async with _found(order["arms"])(order["job"]) as (baseline, others):
-        if "apart" in order:
+        if order.get("cores", "any") != "any":
             measured = {pid or os.getpid() for arm in (baseline, *others.values()) for pid in arm.pids}
-            cores.part(measured, [os.getpid(), *order["apart"]])
+            cores.place(order["cores"], measured, order["beside"])
         return (await rounds(baseline, others, calls=order["calls"], count=order["rounds"])).to_json()
 
 

@@ -76,15 +76,17 @@ and facts that were measured on the way, such as tails, memory or the shares of 
 **How it is measured.** CPU time per call, by the kernel's account of the process that is meant, in short blocks that
 alternate, mostly in six fresh processes. Each arm has three blocks on end, and then it is another's turn: the first
 only warms up, two count, one right behind it and one more. So all arms have the same neighbours. What is measured has a
-core to itself where it is one process. `n` says how many rounds there were, or how often the same thing was looked at,
-and in how many processes; `IQR` is how far the middle half of them lie apart. Each round gives a ratio; the median of
-them is the figure, and in brackets stands its 95 % bootstrap interval, of processes that are drawn and of rounds drawn
-from each: two processes of one program differ by some per cent for all of their life. A goal that lies within the
-interval is met, or not, within the noise. `A/A` is the same thing against itself: the baseline's block after the
-others' turns over the one before them. It shows what others leave behind, and a machine that is busy. Outside of 0.97
-to 1.03 a row is void: it counts for nothing, and its goal not as met. A session whose own control is outside counts for
-nothing at all. Latencies come from an open loop with a fixed schedule (`bench/openloop.py`): they count from when a
-call was due, so waiting for a turn is part of them. The values of every round are kept under `bench/results/`.
+core to itself, apart from who calls it and whom it calls; where all of these are measured, the caller has one; blocking
+calls have one together with their server, since one waits for the other. `n` says how many rounds there were, or how
+often the same thing was looked at, and in how many processes; `IQR` is how far the middle half of them lie apart. Each
+round gives a ratio; the median of them is the figure, and in brackets stands its 95 % bootstrap interval, of processes
+that are drawn and of rounds drawn from each: two processes of one program differ by some per cent for all of their
+life. A goal that lies within the interval is met, or not, within the noise. `A/A` is the same thing against itself: the
+baseline's block after the others' turns over the one before them. It shows what others leave behind, and a machine that
+is busy. Outside of 0.97 to 1.03 a row is void: it counts for nothing, and its goal not as met. A session whose own
+control is outside counts for nothing at all. Latencies come from an open loop with a fixed schedule
+(`bench/openloop.py`): they count from when a call was due, so waiting for a turn is part of them. The values of every
+round are kept under `bench/results/`.
 """
 
 

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from bench import ROOT
+from bench.cores import Cores
 from bench.measure import ROUNDS, Samples, cpu_ns, memory_mb
 
 _PATIENCE = 30.0
@@ -166,7 +167,7 @@ class Site:
         calls: int,
         rounds: int = 0,
         processes: int = 6,
-        apart: bool = False,
+        cores: Cores = "any",
     ) -> Samples:
         """Run the rounds in fresh child processes and return all their samples.
 
@@ -174,7 +175,7 @@ class Site:
         dict of the others. Several processes, because where things lie in memory differs from one to the next and
         costs or saves some per cent for all of its life: six are what an interval needs (`bench.measure.interval`), and
         half of them will do where nothing but the ratio is asked. Many `rounds` of short blocks say more than few of
-        long ones, where a block is cheap to begin. `apart`: what is measured has a core to itself (`bench.cores`).
+        long ones, where a block is cheap to begin. `cores` says who works where (`bench.cores`).
         """
         samples = Samples()
         processes = -(-processes // (2 if self.quick else 1)) if self.scale == 1.0 else 1
@@ -182,8 +183,7 @@ class Site:
         each = -(-asked // processes)
         for number in range(processes):
             order = {"arms": arms, "job": dict(job), "calls": self.calls(calls), "rounds": each}
-            if apart:
-                order["apart"] = [process.pid for process in self._processes]
+            order |= {"cores": cores, "beside": [process.pid for process in self._processes]}
             samples.extend(Samples.of_json(self.child(order, name=f"{arms.rpartition(':')[2]}-{number}")))
         return samples
 

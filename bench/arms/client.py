@@ -114,7 +114,9 @@ async def three(job: Job) -> AsyncIterator[Arms]:
 
 @asynccontextmanager
 async def against_assembled(job: Job) -> AsyncIterator[Arms]:
-    """The same features, from interceptors on gRPC's own round robin, with tenacity and without it; and ours."""
+    """The same features, from interceptors on gRPC's own round robin, with tenacity and, where asked, `by_hand`; and
+    ours.
+    """
     addresses = job["addresses"]
     async with (
         assembled(addresses) as theirs,
@@ -122,8 +124,8 @@ async def against_assembled(job: Job) -> AsyncIterator[Arms]:
         connect(addresses) as ours,
     ):
         await _ready(ours)
-        arms = {name: Arm(many(stub_of(channel))) for name, channel in (("mesh", ours), ("by hand", by_hand))}
-        yield Arm(many(stub_of(theirs))), arms
+        others = {"mesh": ours, "by hand": by_hand} if job["by_hand"] else {"mesh": ours}
+        yield Arm(many(stub_of(theirs))), {name: Arm(many(stub_of(channel))) for name, channel in others.items()}
 
 
 @asynccontextmanager

@@ -29,7 +29,7 @@ _WORK = 600
 
 def _figures(site: Site, arms: str, names: dict[str, str], *, calls: int = 300, rounds: int = 90) -> Figures:
     _, address = site.serve("plain")
-    samples = site.compare(_ARMS + arms, {"addresses": [address]}, calls=calls, rounds=rounds, apart=True)
+    samples = site.compare(_ARMS + arms, {"addresses": [address]}, calls=calls, rounds=rounds, cores="apart")
     return {what: samples.compared(name) for name, what in names.items()}
 
 
@@ -135,12 +135,12 @@ async def many_around(job: Job) -> AsyncIterator[Arms]:
 
 @limit("threads", "client.blocking-threads: the same before blocking calls, from one thread and from eight")
 def threads(site: Site) -> Figures:
-    """Blocking stubs behind a function, which have a core to themselves, and which have what they find."""
+    """Blocking stubs behind a function, on one core with their server."""
     _, address = site.serve("plain")
     found: dict[str, Finding] = {}
     for number, who in ((1, "one thread"), (8, "eight threads")):
         job = {"addresses": [address], "threads": number}
-        samples = site.compare(f"{_ARMS}threads_around", job, calls=320, rounds=90, apart=number == 1)
+        samples = site.compare(f"{_ARMS}threads_around", job, calls=320, rounds=90, cores="one")
         found |= {f"{who}: {what}": samples.compared(name) for name, what in _AROUND.items()}
     return found
 

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from bench import openloop
+from bench.cores import Cores
 from bench.measure import Finding, Samples, compare
 from bench.openloop import Latencies
 from bench.row import Spec, measures
@@ -14,7 +15,7 @@ from bench.site import Site
 from support.collector import Collector
 
 _ARMS = "bench.arms.client:"
-_ROUNDS = 90
+_ROUNDS = 108
 _RAW = "a raw grpc.aio stub on its address"
 _PYTHON = (
     "What ours does for a call is Python, and no part of it stands out: a raw stub behind a function that counts to "
@@ -49,11 +50,18 @@ def _compared(site: Site, arms: str, **job: Any) -> Finding:
 
 
 def _samples(
-    site: Site, arms: str, *, servers: int = 1, calls: int = 300, rounds: int = _ROUNDS, apart: bool = True, **job: Any
+    site: Site,
+    arms: str,
+    *,
+    servers: int = 1,
+    calls: int = 300,
+    rounds: int = _ROUNDS,
+    cores: Cores = "apart",
+    **job: Any,
 ) -> Samples:
     addresses = [site.serve("plain", name=f"server-{number}")[1] for number in range(servers)]
     job["addresses"] = addresses
-    return site.compare(_ARMS + arms, job, calls=calls, rounds=rounds, apart=apart)
+    return site.compare(_ARMS + arms, job, calls=calls, rounds=rounds, cores=cores)
 
 
 @measures(
@@ -138,8 +146,10 @@ def hedged(site: Site) -> Finding:
 )
 def against_assembled(site: Site) -> Finding:
     """The same features, put together by hand."""
-    samples = _samples(site, "against_assembled", servers=3)
+    samples = _samples(site, "against_assembled", servers=3, by_hand=not site.quick)
     found = samples.compared("mesh")
+    if site.quick:
+        return found
     by_hand = compare(samples.others["mesh"], samples.others["by hand"], unit=samples.unit, parts=samples.parts)
     found.facts["ratio_without_tenacity"] = by_hand.ratio
     found.notes = (
@@ -154,7 +164,7 @@ def against_assembled(site: Site) -> Finding:
 )
 def blocking(site: Site) -> Finding:
     """Blocking calls from one thread."""
-    return _compared(site, "threads", threads=1)
+    return _compared(site, "threads", threads=1, calls=200, cores="one")
 
 
 @measures(
@@ -167,8 +177,15 @@ def blocking(site: Site) -> Finding:
     )
 )
 def blocking_threads(site: Site) -> Finding:
-    """Blocking calls from several threads, which may meet on several cores."""
-    return _compared(site, "threads", threads=8, calls=320, apart=False)
+    """Blocking calls from several threads."""
+    found = _compared(site, "threads", threads=8, calls=320, cores="one")
+    free = _compared(site, "threads", threads=8, calls=320, cores="any")
+    found.facts |= {"ratio_on_all_cores": free.ratio, "low_on_all_cores": free.low, "high_on_all_cores": free.high}
+    found.notes = (
+        f"threads and server on one core; on all cores, where it is luck which of them run at once, {free.ratio:.2f} "
+        f"({free.low:.2f} to {free.high:.2f}, A/A {free.control:.2f})"
+    )
+    return found
 
 
 @measures(

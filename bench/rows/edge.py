@@ -79,7 +79,7 @@ def _parts(site: Site, method: str) -> Finding:
     files = {"bare": tuple(PARTS), "all": (), **{part: (part,) for part in PARTS}}
     with edges(site, files) as job:
         samples = site.compare(
-            f"{_ARMS}parts", {**job, "method": method}, calls=400, rounds=48, processes=1, apart=True
+            f"{_ARMS}parts", {**job, "method": method}, calls=400, rounds=48, processes=1, cores="apart"
         )
     found = samples.compared("all")
     costs = {
@@ -113,7 +113,7 @@ def _compared(
     samples = Samples()
     for _ in range(6 if site.scale == 1.0 else 1):
         with edges(site, files) as job:
-            samples.extend(site.compare(_ARMS + arms, job, calls=calls, rounds=rounds, processes=1, apart=True))
+            samples.extend(site.compare(_ARMS + arms, job, calls=calls, rounds=rounds, processes=1, cores="apart"))
         site.sweep()
     return samples
 

@@ -21,8 +21,8 @@ _LIMIT = (
 )
 # A full run's, a quick one's.
 _PAIRS = (12, 9)
-_ROUNDS = 12
-"""Of a pair: few, because a round more tells of this pair only."""
+_ROUNDS = 24
+"""Of a pair; a quick run has a third of them."""
 # `noise`: quick runs, nine pairs and four rounds, drawn from what bench/results/ has of three sessions of 2026-11-22
 # (18 pairs, whose medians differ by a deviation of 0.07; of users.get 12, by 0.055), beside runs of twelve and twelve:
 # 39 of 40 are worse by 0.11 at most, and by 0.09.
@@ -53,6 +53,8 @@ def driven(site: Site, baseline: str, ours: str, *args: str) -> Finding:
     for _ in range(_PAIRS[site.quick] if site.scale == 1.0 else 1):
         servers = [server("baseline", site.serve(baseline)), server("ours", site.serve(ours, *args))]
         job = {"servers": servers}
-        whole.extend(site.compare("bench.arms.driven:get_user", job, calls=400, rounds=_ROUNDS, processes=1))
+        whole.extend(
+            site.compare("bench.arms.driven:get_user", job, calls=200, rounds=_ROUNDS, processes=1, cores="apart")
+        )
         site.sweep()
     return whole.compared("ours")

@@ -57,7 +57,7 @@ def _job(site: Site) -> dict[str, Any]:
 def cpu(site: Site) -> Mapping[str, Finding]:
     """CPU per call."""
     job = _job(site)
-    samples = site.compare(f"{_ARMS}spent", job, calls=200, rounds=_ROUNDS)
+    samples = site.compare(f"{_ARMS}spent", job, calls=200, rounds=_ROUNDS, cores="apart")
     ours = [(a + b) / 2 for a, b in zip(samples.baseline, samples.again, strict=True)]
     found = compare(ours, samples.others["envoy"], unit="µs CPU", parts=samples.parts)
     proxyless = samples.compared("proxyless")

@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -195,22 +195,60 @@ def test_what_ours_leaves_for_the_baseline_is_not_the_baselines_to_pay_unseen() 
     assert found.control == pytest.approx(1.1)
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core cannot be parted")
-def test_what_is_measured_has_a_core_to_itself_and_the_rest_the_others() -> None:
-    measured, rest, gone = (subprocess.Popen(["sleep", "60"]) for _ in range(3))
-    try:
-        gone.kill()
-        gone.wait()
-        cores.part({measured.pid, gone.pid}, [rest.pid, measured.pid])
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Four that live, the first of which passes for this one, and one that is gone."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core cannot be parted")
+    started = [subprocess.Popen(["sleep", "60"]) for _ in range(5)]
+    started[-1].kill()
+    started[-1].wait()
+    monkeypatch.setattr(cores.os, "getpid", lambda: started[0].pid)
+    yield [process.pid for process in started]
+    for process in started:
+        process.kill()
+        process.wait()
 
-        own, others = (os.sched_getaffinity(process.pid) for process in (measured, rest))
-        assert len(own) == 1
-        assert own | others == os.sched_getaffinity(0)
-        assert not own & others
-    finally:
-        for process in (measured, rest):
-            process.kill()
-            process.wait()
+
+def test_what_is_measured_has_a_core_to_itself_and_the_rest_the_others(processes: list[int]) -> None:
+    caller, measured, too, rest, gone = processes
+
+    cores.place("apart", {measured, too, gone}, [rest, measured, too])
+
+    own, same, others, who_calls = map(os.sched_getaffinity, (measured, too, rest, caller))
+    assert len(own) == 1
+    assert own == same
+    assert own | others == os.sched_getaffinity(0)
+    assert not own & others
+    assert who_calls == others
+
+
+def test_where_all_is_measured_who_calls_has_a_core_to_itself(processes: list[int]) -> None:
+    caller, server, another, *_ = processes
+
+    cores.place("apart", {caller, server, another}, [server, another])
+
+    own, others = os.sched_getaffinity(caller), os.sched_getaffinity(server)
+    assert len(own) == 1
+    assert own | others == os.sched_getaffinity(0)
+    assert not own & others
+    assert os.sched_getaffinity(another) == others
+
+
+def test_who_waits_for_the_other_shares_a_core_with_it(processes: list[int]) -> None:
+    caller, server, elsewhere, *_ = processes
+
+    cores.place("one", {caller}, [server])
+
+    assert len(os.sched_getaffinity(caller)) == 1
+    assert os.sched_getaffinity(server) == os.sched_getaffinity(caller)
+    assert os.sched_getaffinity(elsewhere) == os.sched_getaffinity(0)
+
+
+def test_the_scheduler_places_what_nobody_places(processes: list[int]) -> None:
+    cores.place("any", {processes[0]}, [processes[1]])
+
+    assert os.sched_getaffinity(processes[0]) == os.sched_getaffinity(processes[1]) == os.sched_getaffinity(0)
 
 
 def test_each_of_three_arms_is_called_after_each_other_as_often() -> None:
