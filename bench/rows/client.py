@@ -24,8 +24,8 @@ _PYTHON = (
 )
 _TIMER = (
     "A loop that waits for a time does more in each turn: a raw stream beside one timer of asyncio's, "
-    "`call_later(3600)`, costs 1.04 (1.01 to 1.09) (`python -m bench.limits timer`). Calls of ours set none, but any "
-    "of the caller's is as dear, and so is the one by which a client that follows etcd looks after it."
+    "`call_later(3600)`, costs 1.04 (1.01 to 1.09) (`python -m bench.limits timer`). Ours has none, but any of the "
+    "caller's is as dear."
 )
 _THREADS = (
     "Where threads wait for the interpreter any Python before a call is as dear: a raw stub behind a function that "

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+from bench import cores
 from bench.measure import Arm, Finding, rounds
 from bench.rivals import building
 from bench.rivals.arena import KINDS, OURS, Rival, Spare, Story, beside, etcd_of, wait
@@ -252,7 +253,7 @@ def overhead(site: Site) -> dict[str, Finding]:
     """What each stack costs beside the bare connection of its own language: a ratio of ratios."""
     program = _program(site)
     with etcd_of(site) as etcd:
-        _, address = site.serve("plain")
+        server, address = site.serve("plain")
         raw = {"python": site.python("-m", "bench.rivals.caller", "raw", address, name="raw-python")}
         raw["go"] = site.start([program, "raw", address], name="raw-go")
         for process in raw.values():
@@ -261,6 +262,7 @@ def overhead(site: Site) -> dict[str, Finding]:
             kind: Rival(site, kind, etcd.endpoint, program=program, bases=[address], noted=False).process
             for kind in KINDS
         }
+        cores.part([process.pid for process in (*raw.values(), *stacks.values())], [server.pid])
         size = {"calls": site.calls(200), "count": 6 * site.rounds}
         ours = asyncio.run(rounds(_arm(raw["python"]), {kind: _arm(stacks[kind]) for kind in OURS}, **size))
         go = asyncio.run(rounds(_arm(raw["go"]), {rival: _arm(stacks[rival]) for rival in RIVALS}, **size))

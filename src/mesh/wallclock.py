@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
+
+from mesh.timers import sleep
 
 
 class WallClock:
@@ -15,7 +16,7 @@ class WallClock:
 
     async def sleep(self, seconds: float) -> None:
         """Wait on the running loop."""
-        await asyncio.sleep(seconds)
+        await sleep(seconds)
 
 
 CLOCK = WallClock()

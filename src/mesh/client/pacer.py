@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from heapq import heappop, heappush
 from math import inf
 from typing import TYPE_CHECKING
 from weakref import ref
 
 from mesh.resilience.hedge import Tail
+from mesh.timers import Timer, call_later
 
 if TYPE_CHECKING:
     from mesh.client.hedging import HedgedCall
@@ -28,7 +28,7 @@ class Pacer:
         self._waiting: list[tuple[float, int, ref[HedgedCall]]] = []
         """A heap. Weak: most calls have ended long before they are due, with all they hold."""
         self._count = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
         self._looks_at = inf
         """When the timer fires."""
 
@@ -56,10 +56,8 @@ class Pacer:
     def _arm(self, due: float, now: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        loop = self._method.pool.loop
-        assert loop is not None
         self._looks_at = due
-        self._timer = loop.call_later(max(due - now, 0.0), self._look)
+        self._timer = call_later(due - now, self._look)
 
     def _look(self) -> None:
         self._timer, self._looks_at = None, inf

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from contextlib import suppress
 
 from grpcmesh.etcd.v3 import etcd_pb2 as pb
 from mesh.clock import Clock, Dice
@@ -14,6 +15,7 @@ from mesh.etcd.session import Session, Stream, drop
 from mesh.etcd.wire import GRANT, KEEP_ALIVE, REVOKE
 from mesh.resilience.reconnect import Reconnect
 from mesh.telemetry.metrics import LEASES_LOST
+from mesh.timers import timeout
 
 _log = logging.getLogger("mesh.etcd")
 
@@ -106,7 +108,9 @@ class LeaseKeeper:
                 for number in self._heartbeat.due(self._clock.monotonic()):
                     await stream.send(pb.LeaseKeepAliveRequest(id=number))
                 reading = reading or asyncio.create_task(stream.read())
-                await asyncio.wait([reading], timeout=min(_NAP, self._heartbeat.next_wake(self._clock.monotonic())))
+                with suppress(TimeoutError):
+                    async with timeout(min(_NAP, self._heartbeat.next_wake(self._clock.monotonic()))):
+                        await asyncio.wait([reading])
                 if reading.done():
                     answer, reading = reading.result(), None
                     self._heard(answer)

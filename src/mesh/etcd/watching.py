@@ -23,6 +23,7 @@ from mesh.etcd.wire import PROGRESS, RANGE, WATCH, range_request
 from mesh.resilience.reconnect import Reconnect
 from mesh.store import Changed
 from mesh.telemetry.metrics import WATCH_BREAKS
+from mesh.timers import timeout
 
 _log = logging.getLogger("mesh.etcd")
 
@@ -87,7 +88,7 @@ async def _answers(stream: WatchStream, clock: Clock) -> AsyncIterator[pb.WatchR
     try:
         while True:
             try:
-                async with asyncio.timeout(HUNG_AFTER):
+                async with timeout(HUNG_AFTER):
                     answer = await stream.read()
             except TimeoutError:
                 raise stream.silent("the watch gave no sign of life") from None

@@ -15,9 +15,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from contextvars import Context
 
 from mesh.clock import Clock
+from mesh.timers import call_later
 
 _LOOK_EVERY = 0.05
 # Handlers that hold the loop for so long on average are worth more than the turns that the gate costs.
@@ -108,7 +108,7 @@ class Gate:
 
     def _look_again(self, now: float) -> None:
         self._passed, self._since, self._due = 0, now, now + _LOOK_EVERY
-        asyncio.get_running_loop().call_later(_LOOK_EVERY, self._look, context=Context())
+        call_later(_LOOK_EVERY, self._look)
 
     def _look(self) -> None:
         now = self._clock.monotonic()

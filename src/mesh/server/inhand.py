@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextvars import Context
 from typing import Protocol
 
 from mesh.clock import Clock
 from mesh.errors import Refusal
 from mesh.server.errors import LEAVING, TOO_SLOW
+from mesh.timers import Timer, call_later
 
 _NEVER = float("inf")
 # A loop's timer may fire so much too early, by its clock's resolution.
@@ -49,7 +49,7 @@ class CallsInHand:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._calls: set[Cuttable] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
         self._next = _NEVER
         self.loop: asyncio.AbstractEventLoop | None = None
         """The one that it is touched in, known from its first call on."""
@@ -99,4 +99,4 @@ class CallsInHand:
         self.close()
         self._next = when
         self.loop = asyncio.get_running_loop()
-        self._timer = self.loop.call_later(when - self._clock.monotonic(), self._sweep, context=Context())
+        self._timer = call_later(when - self._clock.monotonic(), self._sweep)

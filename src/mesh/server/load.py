@@ -13,15 +13,15 @@ Utilisation is the largest of two things, either of which can be what runs out f
 
 from __future__ import annotations
 
-import asyncio
 import resource
 from collections.abc import Callable
-from contextvars import Context
+from functools import partial
 from math import exp
 
 from grpcmesh.v1 import load_pb2
 from mesh.clock import Clock
 from mesh.resilience.outcome import Outcome, outcome_of
+from mesh.timers import call_later
 
 ENTRIES = ("endpoint-load-metrics-bin", "mesh-load-bin")
 """The report goes under gRPC's name for it and under ours: gRPC's core keeps the former from Python clients (tried with
@@ -94,7 +94,7 @@ class LoadMeter:
         self._since, self._next, self._cpu_then = now, now + _PERIOD, cpu
         self._calls = self._failures = 0
         due = now + _LOOK_AHEAD
-        asyncio.get_running_loop().call_later(_LOOK_AHEAD, self._rang, due, share, context=Context())
+        call_later(_LOOK_AHEAD, partial(self._rang, due, share))
 
     def _rang(self, due: float, share: float) -> None:
         late = max(self._clock.monotonic() - due, 0.0)
