@@ -36,7 +36,8 @@ def account(site: Site) -> Figures:
         process = site.python("-m", "bench.limits.account", *_KINDS, name="all")
         servers = [(kind, at, process.pid) for kind, at in zip(_KINDS, process.line().split(), strict=True)]
         job = {"servers": servers}
-        whole.extend(site.compare("bench.arms.driven:get_user", job, calls=400, rounds=_ROUNDS, processes=1, cores="apart"))
+        arms = "bench.arms.driven:get_user"
+        whole.extend(site.compare(arms, job, calls=200, rounds=_ROUNDS, processes=1, cores="apart"))
         site.sweep()
     return {
         "a mesh server's call, of a plain one's": whole.compared("mesh"),
