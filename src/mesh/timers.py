@@ -16,10 +16,13 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextvars import Context
 from itertools import count
+from math import ceil
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
 _NEVER = float("inf")
+# Seconds: what is due within one rings together, as it does in asyncio, whose polls wait for whole milliseconds.
+_GRAIN = 0.001
 # Timers that were cancelled stay until their time, as long as they are few.
 _FEW = 100
 
@@ -86,8 +89,8 @@ class _Entry:
 
 
 class _Bell:
-    """The timers of one loop, touched in it alone. `_rings` is when the descriptor does, never later than the first
-    timer; it may ring for nothing, where that was cancelled.
+    """The timers of one loop, touched in it alone. `_rings` is when the descriptor does, less than a grain after the
+    first timer; it may ring for nothing, where that was cancelled.
     """
 
     def __init__(self, fd: int, ring_in: Callable[[int, float], None]) -> None:
@@ -136,9 +139,10 @@ class _Bell:
                 loop.call_exception_handler({"message": f"Exception in timer {callback!r}", "exception": e})
 
     def _set(self, when: float) -> None:
-        if when < self._rings:
-            self._rings = when
-            self._ring_in(self._fd, when - asyncio.get_running_loop().time())
+        rings = ceil(when / _GRAIN) * _GRAIN
+        if rings < self._rings:
+            self._rings = rings
+            self._ring_in(self._fd, rings - asyncio.get_running_loop().time())
 
 
 def _bell(loop: asyncio.AbstractEventLoop) -> _Bell | None:

@@ -14,6 +14,7 @@ import pytest
 from grpc import aio
 
 import mesh
+from mesh.client import pacer
 from mesh.client.call import UnaryUnaryCall
 from mesh.client.hedging import HedgedCall
 from mesh.policy import Balancer, BalancerPolicy, BreakerPolicy, HedgingPolicy, MethodPolicy
@@ -353,6 +354,28 @@ def test_a_call_that_nobody_awaits_is_hedged_too() -> None:
             await until(call.done)
             assert ended == [call]
             assert await call == b"x"
+
+    run(story())
+
+
+def test_no_timer_is_set_for_calls_that_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    armed: list[float] = []
+    call_later = pacer.call_later
+
+    def counted(seconds: float, look: Any) -> Any:
+        armed.append(seconds)
+        return call_later(seconds, look)
+
+    monkeypatch.setattr(pacer, "call_later", counted)
+
+    async def story() -> None:
+        async with road(2) as (_, channel):
+            unary = channel.unary_unary(UU)
+            begun = time.monotonic()
+            for _ in range(400):
+                await unary(b"x")
+            # One for each delay that passed, and perhaps another one for a call that had not ended then.
+            assert 1 <= len(armed) <= 2 + 2 * (time.monotonic() - begun) / 0.05
 
     run(story())
 

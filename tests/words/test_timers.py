@@ -170,6 +170,29 @@ def test_what_is_within_a_timeout_is_cancelled_by_it_and_not_after_it(run: Run) 
 
 
 @LINUX
+def test_many_that_are_due_within_a_millisecond_ring_the_descriptor_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mesh import timerfd
+
+    set_to: list[float] = []
+    ring_in = timerfd.ring_in
+    monkeypatch.setattr(timerfd, "ring_in", lambda fd, seconds: (set_to.append(seconds), ring_in(fd, seconds)))
+
+    async def story() -> None:
+        rung: list[int] = []
+        done = asyncio.Event()
+        for number in range(1000):
+            timers.call_later(0.02 + number * 1e-6, lambda number=number: rung.append(number))
+        timers.call_later(0.03, done.set)
+        await asyncio.wait_for(done.wait(), 5)
+
+        assert rung == list(range(1000))
+
+    asyncio.run(story())
+    # How long it takes to set them is up to the machine.
+    assert len(set_to) < 100
+
+
+@LINUX
 def test_those_that_were_cancelled_are_forgotten() -> None:
     async def story() -> None:
         stays = asyncio.Event()

@@ -68,5 +68,8 @@ class Pacer:
             # Where another attempt was made since, the call is watched anew.
             if call is not None and call.due == due:
                 call.hedge(now)
+        # Nearly all have ended long before: the timer is for one that lives.
+        while waiting and ((call := waiting[0][2]()) is None or call.due != waiting[0][0]):
+            heappop(waiting)
         if waiting and waiting[0][0] < self._looks_at:
             self._arm(waiting[0][0], now)
