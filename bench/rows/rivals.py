@@ -30,7 +30,7 @@ LIKE = {"etcd": "mesh", "zero": "least", "hand": "mesh"}
 RATE = 1000.0
 """Calls a second, over the one instance that stays and the one that comes."""
 _REPEATS = 20
-_GOINGS = ("leave", "kill", "leave", "kill", "leave")
+_GOINGS = ("leave", "kill", "leave", "kill", "leave", "kill")
 """How the instances of one episode go."""
 _SETTLE = 0.2
 """Seconds under load before an event."""
