@@ -28,9 +28,9 @@ _TIMER = (
     "caller's is as dear."
 )
 _THREADS = (
-    "Where threads wait for the interpreter any Python before a call is as dear: a raw stub behind a function that "
-    "counts to 600, 5 µs in a loop of its own, takes 1.05 (1.02 to 1.10) in eight threads, behind an empty one 0.99 "
-    "(0.98 to 1.03; `python -m bench.limits threads`)."
+    "Any Python before a call is as dear: a raw stub behind a function that counts to 600, 5 µs in a loop of its own, "
+    "takes 1.03 (1.03 to 1.04) in eight threads, behind an empty one 1.00 (1.00 to 1.01; `python -m bench.limits "
+    "threads`)."
 )
 _TRACED = (
     "A call that is not taken carries a traceparent all the same: a raw stub that makes a new one for each call costs "

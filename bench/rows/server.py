@@ -14,18 +14,14 @@ def server(name: str, started: tuple[Process, str]) -> tuple[str, str, int]:
 
 
 _LIMIT = (
-    "It is our account of each call. Of two plain servers one costs up to a twentieth more for as long as both live; "
-    "in one process, in turns, ours costs 1.03 (1.00 to 1.06) of a plain one, and with its handlers unwrapped 0.97 "
-    "(0.94 to 1.00; `python -m bench.limits account`). The account is 38 thousand instructions on top of 496 (`python "
-    "-m bench.limits instructions`)."
+    "It is our account of each call, of which no part stands out. In one process, in turns, ours costs 1.05 (1.04 to "
+    "1.06) of a plain one, and with its handlers unwrapped 0.98 (0.98 to 0.99; `python -m bench.limits account`). The "
+    "account is 18 thousand instructions on top of 494 (`python -m bench.limits instructions`)."
 )
 # A full run's, a quick one's.
 _PAIRS = (12, 9)
 _ROUNDS = 24
 """Of a pair; a quick run has a third of them."""
-# `noise`: quick runs, nine pairs and four rounds, drawn from what bench/results/ has of three sessions of 2026-11-22
-# (18 pairs, whose medians differ by a deviation of 0.07; of users.get 12, by 0.055), beside runs of twelve and twelve:
-# 39 of 40 are worse by 0.11 at most, and by 0.09.
 
 
 @measures(
@@ -35,7 +31,6 @@ _ROUNDS = 24
         "a plain grpc.aio server with the same servicer",
         goal=1.05,
         quick=True,
-        noise=0.11,
         limit=_LIMIT,
     )
 )
@@ -47,7 +42,7 @@ def unary(site: Site) -> Finding:
 def driven(site: Site, baseline: str, ours: str, *args: str) -> Finding:
     """Compare the CPU of two kinds of servers, fresh ones several times: luck with memory lasts for a server's life.
 
-    Of two plain servers one costs between 0.95 and 1.05 of the other, as long as both live: so it is pairs that count.
+    Pairs differ by 0.011 (the deviation of twelve pairs' medians, 2026-11-23) for as long as both live.
     """
     whole = Samples()
     for _ in range(_PAIRS[site.quick] if site.scale == 1.0 else 1):

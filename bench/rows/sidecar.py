@@ -20,9 +20,8 @@ _ARMS = "bench.arms.sidecar:"
 _ENVOY = "a raw grpc.aio stub through an Envoy beside it"
 _ROADS = {"mesh": "our channel", "proxyless": "`xds:///`", "envoy": "through Envoy"}
 _LIMIT = (
-    "It is gRPC's own client that is dearer than our channel, and nothing of ours is in its way: the control plane "
-    "takes none of it (the note on sidecar.cpu has the shares). Of both roads two thirds are the three servers', which "
-    "are the same processes: one session had them 5 % cheaper under `xds:///`, another 17 % dearer."
+    "Nothing of ours is in the way of gRPC's own client: the control plane takes none of the CPU (the note on "
+    "sidecar.cpu has the shares), and of both roads most is the three servers', which are the same processes."
 )
 _RATE = 300
 _BLOCKS = 20

@@ -17,7 +17,6 @@ from support.postgres import Postgres
         goal=1.5,
         moonshot=1.25,
         quick=True,
-        noise=0.09,
     )
 )
 def get(site: Site) -> Finding:
