@@ -1,10 +1,10 @@
 """Timers that an event loop does not feel while they are pending.
 
 A loop of asyncio's that waits for a time does more in each of its turns: it looks at the clock, at its timers, and
-computes how long to wait. That is 1 % of a small call that is served, and 4 % of a message of a stream (`python -m
-bench.limits timer`), for as long as any timer is set, however far off. The mesh always has some: deadlines of calls,
-signs of life to etcd, a look at the load. So all of these ring a file descriptor, which a loop waits for anyway: one
-timerfd for all timers of a loop (`mesh.timerfd`). Where there is none, as on macOS, they are asyncio's own.
+computes how long to wait. That is 4 % of a message of a stream (`python -m bench.limits timer`) and 1 % of a small call
+that is served, for as long as any timer is set, however far off. The mesh always has some: deadlines of calls, signs of
+life to etcd, a look at the load. So all of these ring a file descriptor, which a loop waits for anyway: one timerfd for
+all timers of a loop (`mesh.timerfd`). Where there is none, as on macOS, they are asyncio's own.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class _Bell:
                 loop.call_exception_handler({"message": f"Exception in timer {callback!r}", "exception": e})
 
     def _set(self, when: float) -> None:
-        rings = ceil(when / _GRAIN) * _GRAIN
+        rings = ceil(when / _GRAIN) * _GRAIN if when < _NEVER else _NEVER
         if rings < self._rings:
             self._rings = rings
             self._ring_in(self._fd, rings - asyncio.get_running_loop().time())

@@ -105,6 +105,19 @@ def test_one_that_is_cancelled_does_not_ring_and_those_behind_it_do(run: Run) ->
     run(story)
 
 
+def test_one_that_never_rings_keeps_nobody_from_ringing(run: Run) -> None:
+    async def story() -> None:
+        done = asyncio.Event()
+        timers.call_later(float("inf"), done.clear)
+        timers.call_later(0.001, done.set)
+        await asyncio.wait_for(done.wait(), 5)
+        never = asyncio.create_task(CLOCK.sleep(float("inf")))
+        await CLOCK.sleep(0.001)
+        never.cancel()
+
+    run(story)
+
+
 def test_what_a_callback_raises_goes_to_the_loop_and_hurts_no_other(run: Run) -> None:
     async def story() -> None:
         told: list[dict[str, Any]] = []
